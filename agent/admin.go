@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/enrol"
+	"github.com/gridwire/gridwire/mesh/pki"
+	"github.com/gridwire/gridwire/mesh/wire"
+)
+
+func refusef(format string, a ...any) error {
+	return &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf(format, a...)}
+}
+
+// find returns the member with this name, which may be written with the domain.
+func (n *node) find(name string) (*mesh.Member, error) {
+	label := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(name), "."), "."+n.root.Network.Domain)
+	m, ok := n.dir.View().ByName(mesh.Name(label))
+	if !ok {
+		return nil, &api.Error{Code: api.CodeMissing, Message: fmt.Sprintf("no member is named %q; see `gridwire members`", name)}
+	}
+	return m, nil
+}
+
+func (n *node) invite(_ context.Context, r api.InviteRequest) (*api.InviteResponse, error) {
+	iss := n.issuer.current()
+	if iss == nil {
+		return nil, refusef("this node is no issuer, so it cannot invite; run this on %s", n.issuerNames())
+	}
+	req := enrol.InviteRequest{Name: r.Name, Tags: r.Tags, Uses: r.Uses, Expires: r.Expires, Offline: r.Offline, Members: n.tokenMembers()}
+	for _, s := range r.Routes {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("--route %q is no prefix like 192.0.2.0/24", s)}
+		}
+		req.Routes = append(req.Routes, p.Masked())
+	}
+	if r.Name != "" {
+		if m, ok := n.dir.View().ByName(r.Name); ok {
+			return nil, refusef("the name %s is taken by a member (%s); choose another, or revoke that member first", r.Name, m.ID.Short())
+		}
+	}
+	token, expires, err := iss.Invite(req)
+	if err != nil {
+		return nil, err
+	}
+	return &api.InviteResponse{Token: token, Expires: expires}, nil
+}
+
+func (n *node) issuerNames() string {
+	var names []string
+	for m := range n.dir.View().All() {
+		if m.Issuer {
+			names = append(names, string(m.Name))
+		}
+	}
+	if len(names) == 0 {
+		return "an issuer (none is known now)"
+	}
+	return strings.Join(names, " or ")
+}
+
+// tokenMembers are where a joiner may ask: this node, then members that strangers reach.
+func (n *node) tokenMembers() []*wire.TokenMember {
+	id := n.membership.Load().ID()
+	var own []netip.AddrPort
+	own = append(own, n.advertised()...)
+	if r := n.prober.Report(); r.Reachable {
+		own = append(own, r.Mapped...)
+	}
+	own = append(own, n.localAddrPorts()...)
+	out := []*wire.TokenMember{{NodeId: id[:], Addresses: wire.AddrPortsBytes(clip(dedup(own), 4))}}
+	for m := range n.dir.View().Peers() {
+		if m.Reachable && len(m.Endpoints) > 0 && len(out) < 4 {
+			out = append(out, &wire.TokenMember{NodeId: m.ID[:], Addresses: wire.AddrPortsBytes(clip(m.Endpoints, 2))})
+		}
+	}
+	return out
+}
+
+func dedup[T comparable](in []T) []T {
+	seen := map[T]bool{}
+	var out []T
+	for _, x := range in {
+		if !seen[x] {
+			seen[x] = true
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// myIssuer returns this node's own issuer certificate, if it is an issuer now.
+func (n *node) myIssuer() *pki.Issuer {
+	id := n.membership.Load().ID()
+	for _, i := range n.dir.Issuers() {
+		if i.NodeID == id {
+			return i
+		}
+	}
+	return nil
+}
+
+// revoke puts a member out: by this issuer's list, and where the root key is here and the member is an issuer, by the root's too.
+func (n *node) revoke(ctx context.Context, r api.NameRequest) error {
+	iss := n.myIssuer()
+	if iss == nil {
+		return refusef("this node is no issuer, so it cannot revoke; run this on %s", n.issuerNames())
+	}
+	m, err := n.find(r.Name)
+	if err != nil {
+		return err
+	}
+	if m.ID == n.membership.Load().ID() {
+		return refusef("a node does not revoke itself; say `gridwire leave`")
+	}
+	if m.Issuer {
+		if err := n.dismiss(ctx, m); err != nil {
+			return fmt.Errorf("%s is an issuer, and revoking it takes the root's word first: %w", m.Name, err)
+		}
+	}
+	err = n.addRevocation(ctx, pki.Revoked{Issuer: m.IssuerID, Serial: m.Serial, ID: m.ID, Kind: pki.Member, At: n.dir.Now().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	n.log.Info("revoked", "name", m.Name, "id", m.ID.Short())
+	return nil
+}
+
+// addRevocation adds an entry to this issuer's list, and spreads it.
+func (n *node) addRevocation(ctx context.Context, entry pki.Revoked) error {
+	iss := n.myIssuer()
+	if iss == nil {
+		return refusef("this node is no issuer any more")
+	}
+	n.issuer.lists.Lock()
+	defer n.issuer.lists.Unlock()
+	key := n.membership.Load().Identity
+	der, err := n.nextList(iss.KeyID, entry, func(number uint64, entries []pki.Revoked) ([]byte, error) {
+		return pki.NewRevocationList(iss.Cert, key, number, entries, n.dir.Now())
+	})
+	if err != nil {
+		return err
+	}
+	return n.control.Publish(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}})
+}
+
+// nextList extends the newest list of a signer. The number is the clock's, where that is higher: should our own list have been lost, a new
+// one still counts.
+func (n *node) nextList(signer mesh.KeyID, entry pki.Revoked, sign func(uint64, []pki.Revoked) ([]byte, error)) ([]byte, error) {
+	number := uint64(n.dir.Now().UnixMilli())
+	var entries []pki.Revoked
+	for _, l := range n.dir.Revocations() {
+		if l.Signer == signer {
+			number = max(number, l.Number+1)
+			entries = append(entries, l.Entries...)
+		}
+	}
+	for _, e := range entries {
+		if e.Issuer == entry.Issuer && e.Serial == entry.Serial && e.ID == entry.ID && e.Kind == entry.Kind {
+			return sign(number, entries)
+		}
+	}
+	return sign(number, append(entries, entry))
+}
+
+func (n *node) addIssuer(ctx context.Context, r api.NameRequest) error {
+	m, err := n.find(r.Name)
+	if err != nil {
+		return err
+	}
+	if m.Issuer {
+		return refusef("%s is an issuer already", m.Name)
+	}
+	key, err := readRootKey(n.store, n.root)
+	if err != nil {
+		return &api.Error{Code: api.CodeRefused, Message: err.Error()}
+	}
+	index := 0
+	for _, i := range n.dir.Issuers() {
+		index = max(index, i.Index+1)
+	}
+	der, err := pki.NewIssuer(n.root, key, m.ID.PublicKey(), m.CertName, index, n.dir.Now())
+	if err != nil {
+		return err
+	}
+	if err := n.control.Publish(ctx, &wire.Item{Item: &wire.Item_Issuer{Issuer: der}}); err != nil {
+		return err
+	}
+	n.log.Info("appointed an issuer", "name", m.Name, "id", m.ID.Short())
+	return nil
+}
+
+func (n *node) removeIssuer(ctx context.Context, r api.NameRequest) error {
+	m, err := n.find(r.Name)
+	if err != nil {
+		return err
+	}
+	if !m.Issuer {
+		return refusef("%s is no issuer", m.Name)
+	}
+	live := 0
+	for _, i := range n.dir.Issuers() {
+		if i.NodeID != m.ID {
+			live++
+		}
+	}
+	if live == 0 {
+		return refusef("%s is the only issuer: without one the network ends when its certificates do. Appoint another first: gridwire issuer add NAME", m.Name)
+	}
+	return n.dismiss(ctx, m)
+}
+
+// dismiss takes every issuer certificate of a member away, by the root's list.
+func (n *node) dismiss(ctx context.Context, m *mesh.Member) error {
+	key, err := readRootKey(n.store, n.root)
+	if err != nil {
+		return &api.Error{Code: api.CodeRefused, Message: err.Error()}
+	}
+	n.issuer.lists.Lock()
+	defer n.issuer.lists.Unlock()
+	for _, i := range n.dir.Issuers() {
+		if i.NodeID != m.ID {
+			continue
+		}
+		entry := pki.Revoked{Issuer: n.root.KeyID(), Serial: i.Serial, ID: m.ID, Kind: pki.IssuerCert, At: n.dir.Now().Truncate(time.Second)}
+		der, err := n.nextList(n.root.KeyID(), entry, func(number uint64, entries []pki.Revoked) ([]byte, error) {
+			return pki.NewRevocationList(n.root.Cert, key, number, entries, n.dir.Now())
+		})
+		if err != nil {
+			return err
+		}
+		if err := n.control.Publish(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}}); err != nil {
+			return err
+		}
+		n.log.Info("dismissed an issuer", "name", m.Name, "id", m.ID.Short())
+	}
+	return nil
+}
+
+// leave tells the others, then wipes the keys. The root key stays where it is: it is the network's, not this node's.
+func (n *node) leave(ctx context.Context) error {
+	if err := n.self.leave(ctx); err != nil {
+		return err
+	}
+	if len(n.control.Connections()) > 0 {
+		// The farewell has been handed to the connections; give it a moment to cross the longest of them.
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	if err := n.store.WipeExcept(rootKeyFile); err != nil {
+		return fmt.Errorf("the others know that this node left, but its keys could not be wiped: %w", err)
+	}
+	n.log.Info("left the network")
+	n.endOnce.Do(func() { close(n.ended) })
+	return nil
+}
+
+func (n *node) want(_ context.Context, r api.NameRequest) error {
+	m, err := n.find(r.Name)
+	if err != nil {
+		return err
+	}
+	n.wantLink(m.ID)
+	return nil
+}
+
+var errNotMember = errors.New("this machine is no member of a network yet: gridwire join TOKEN")

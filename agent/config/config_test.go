@@ -1,0 +1,65 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func load(t *testing.T, file string, env map[string]string, args ...string) (*Config, error) {
+	t.Helper()
+	fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	Flags(fs)
+	fs.String("state", "", "")
+	fs.String("socket", "", "")
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Parse(append([]string{"--config", path}, args...)); err != nil {
+		return nil, err
+	}
+	return Load(fs, func(k string) string { return env[k] })
+}
+
+func TestPrecedence(t *testing.T) {
+	c, err := load(t, "listen = 1\ninterface = \"file0\"\nname = \"filed\"\n",
+		map[string]string{"GRIDWIRE_LISTEN": "2", "GRIDWIRE_INTERFACE": "env0"}, "--listen", "3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Port != 3 || c.Interface != "env0" || c.Name != "filed" {
+		t.Errorf("got port %d, interface %s, name %s; flags go before environment before file", c.Port, c.Interface, c.Name)
+	}
+}
+
+func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
+	for name, tc := range map[string]struct {
+		file string
+		env  map[string]string
+		args []string
+		want string
+	}{
+		"unknown key":    {file: "listne = 1\n", want: "unknown key"},
+		"not toml":       {file: "listen: 1\n", want: "configuration file"},
+		"name":           {args: []string{"--name", "no_dots.here"}, want: "DNS label"},
+		"interface":      {args: []string{"--interface", "much-too-long-for-linux"}, want: "1 to 15"},
+		"advertise":      {args: []string{"--advertise", "198.51.100.7"}, want: "HOST:PORT"},
+		"advertise zero": {args: []string{"--advertise", "198.51.100.7:0"}, want: "1 to 65535"},
+		"metrics":        {args: []string{"--metrics", "yes"}, want: "'overlay' or 'off'"},
+		"page":           {args: []string{"--page", "127.0.0.1:1"}, want: "no health page"},
+		"mtu":            {args: []string{"--mtu", "1200"}, want: "1280"},
+		"level":          {args: []string{"--log-level", "loud"}, want: "debug, info"},
+		"env port":       {env: map[string]string{"GRIDWIRE_LISTEN": "70000"}, want: "no port number"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(t, tc.file, tc.env, tc.args...)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want a sentence with %q", err, tc.want)
+			}
+		})
+	}
+}

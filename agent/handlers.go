@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/mesh/enrol"
+	"github.com/gridwire/gridwire/mesh/wire"
+)
+
+// handlers answer the control socket. Most need a node; before this machine is a member they say so.
+func (a *Agent) handlers() api.Handlers {
+	return api.Handlers{
+		Status: func(ctx context.Context) (*api.Status, error) {
+			n := a.node.Load()
+			if n == nil {
+				return &api.Status{Self: api.Self{Interface: a.cfg.Interface, NAT: "unknown", Version: Version, Addresses: []string{}}, Peers: []api.Peer{}}, nil
+			}
+			return n.status(ctx)
+		},
+		Members:  member0(a, (*node).members),
+		Issuers:  member0(a, (*node).issuers),
+		Netcheck: member0(a, (*node).netcheck),
+		Invite:   member1(a, (*node).invite),
+		Explain:  member1(a, (*node).explain),
+		Join:     a.joinRequested,
+		Leave: func(ctx context.Context) error {
+			n := a.node.Load()
+			if n == nil {
+				return errNotMember
+			}
+			return n.leave(ctx)
+		},
+		Revoke:       named(a, (*node).revoke),
+		IssuerAdd:    named(a, (*node).addIssuer),
+		IssuerRemove: named(a, (*node).removeIssuer),
+		Want:         named(a, (*node).want),
+	}
+}
+
+func member0[R any](a *Agent, f func(*node, context.Context) (R, error)) func(context.Context) (R, error) {
+	return func(ctx context.Context) (R, error) {
+		n := a.node.Load()
+		if n == nil {
+			var none R
+			return none, errNotMember
+		}
+		return f(n, ctx)
+	}
+}
+
+func member1[Q, R any](a *Agent, f func(*node, context.Context, Q) (R, error)) func(context.Context, Q) (R, error) {
+	return func(ctx context.Context, q Q) (R, error) {
+		return member0(a, func(n *node, ctx context.Context) (R, error) { return f(n, ctx, q) })(ctx)
+	}
+}
+
+func named(a *Agent, f func(*node, context.Context, api.NameRequest) error) func(context.Context, api.NameRequest) error {
+	return func(ctx context.Context, r api.NameRequest) error {
+		n := a.node.Load()
+		if n == nil {
+			return errNotMember
+		}
+		return f(n, ctx, r)
+	}
+}
+
+// joinRequested hands a join to the goroutine that owns the state, and waits for its outcome.
+func (a *Agent) joinRequested(ctx context.Context, r api.JoinRequest) (*api.JoinResponse, error) {
+	if n := a.node.Load(); n != nil {
+		return nil, alreadyMember(n.membership.Load())
+	}
+	if _, err := wire.DecodeToken(r.Token); err != nil {
+		return nil, &api.Error{Code: api.CodeRefused, Message: err.Error()}
+	}
+	ask := joinAsk{req: r, answer: make(chan joinAnswer, 1)}
+	select {
+	case a.join <- ask:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(10 * time.Second):
+		return nil, &api.Error{Code: api.CodeTimeout, Message: "the agent is busy with another join"}
+	}
+	select {
+	case ans := <-ask.answer:
+		return ans.resp, asRefusal(ans.err)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// asRefusal gives an issuer's no the code that the command line turns into its exit status.
+func asRefusal(err error) error {
+	switch enrol.Code(err) {
+	case wire.EnrolError_ENROL_OK, wire.EnrolError_ENROL_UNREACHABLE:
+		return err
+	}
+	return &api.Error{Code: api.CodeRefused, Message: err.Error()}
+}

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/enrol"
+	"github.com/gridwire/gridwire/mesh/pki"
+	"github.com/gridwire/gridwire/mesh/wire"
+)
+
+const issuerFile = "issuer"
+
+// issuing makes this node act as an issuer while the directory says that it is one.
+type issuing struct {
+	n     *node
+	cur   atomic.Pointer[enrol.Issuer]
+	lists sync.Mutex // serialises the making of revocation lists: two made from the same one would lose an entry
+}
+
+// current returns the issuer, or nil.
+func (i *issuing) current() *enrol.Issuer { return i.cur.Load() }
+
+// run follows the directory: an appointment arrives by gossip, also while this node was off.
+func (i *issuing) run(ctx context.Context) error {
+	views, cancel := i.n.dir.Watch()
+	defer cancel()
+	var stop context.CancelFunc
+	var done chan struct{}
+	end := func() {
+		if stop != nil {
+			stop()
+			<-done
+			stop = nil
+			i.cur.Store(nil)
+		}
+	}
+	defer end()
+	var serial string
+	for {
+		switch cert := i.n.myIssuer(); {
+		case cert == nil:
+			if stop != nil {
+				i.n.log.Info("this node is no issuer any more")
+			}
+			end()
+		case stop == nil || cert.Serial != serial:
+			end()
+			iss, err := i.open(cert)
+			if err != nil {
+				return err
+			}
+			serial = cert.Serial
+			i.cur.Store(iss)
+			var rctx context.Context
+			rctx, stop = context.WithCancel(ctx)
+			done = make(chan struct{})
+			go func() { // end waits
+				defer close(done)
+				if err := iss.Run(rctx); err != nil {
+					i.n.log.Warn("the issuer's clean-up stopped", "err", err)
+				}
+			}()
+			i.n.log.Info("this node is an issuer", "until", cert.Cert.NotAfter.Format(time.DateOnly))
+		}
+		select {
+		case <-views:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (i *issuing) open(cert *pki.Issuer) (*enrol.Issuer, error) {
+	n := i.n
+	m := n.membership.Load()
+	back := false
+	load := func() ([]byte, error) {
+		b, err := n.store.Read(issuerFile)
+		for _, name := range n.store.RolledBack() {
+			back = back || name == issuerFile
+		}
+		return b, err
+	}
+	if _, err := load(); err != nil && back {
+		return nil, err
+	}
+	return enrol.NewIssuer(enrol.IssuerConfig{
+		Key: m.Identity, Seal: m.Seal, Root: n.root, Issuer: cert,
+		View: n.dir.View, Gone: n.isGone, Taken: n.nameTaken, Revoked: n.dir.Revoked,
+		Revoke: func(e pki.Revoked) error {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			return n.addRevocation(ctx, e)
+		},
+		Start: n.startItems, Save: func(b []byte) error { return n.store.Write(issuerFile, b) }, Load: load,
+		Now: n.dir.Now, Log: n.log.With("part", "issuer"), RolledBack: back,
+	})
+}
+
+// isGone reports whether a node was revoked or has left: its name and address are free again.
+func (n *node) isGone(id mesh.NodeID) bool {
+	for _, g := range n.dir.Gone() {
+		if g.ID == id {
+			return g.Why == "revoked" || g.Why == "left"
+		}
+	}
+	return false
+}
+
+// nameTaken reports whether a name is in use, or was until less than 7 days ago by a member whose certificate just ran out.
+func (n *node) nameTaken(name mesh.Name) bool {
+	if _, ok := n.dir.View().ByName(name); ok {
+		return true
+	}
+	for _, g := range n.dir.Gone() {
+		if g.Name == name && g.Why == "expired" {
+			return true
+		}
+	}
+	return false
+}
+
+// startItems is what a new member begins with: who the issuers are, who is revoked, and where the reachable members are.
+func (n *node) startItems() ([]*wire.Item, []byte) {
+	var items []*wire.Item
+	for _, i := range n.dir.Issuers() {
+		items = append(items, &wire.Item{Item: &wire.Item_Issuer{Issuer: i.Cert.Raw}})
+	}
+	for _, der := range n.dir.RevocationLists() {
+		items = append(items, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}})
+	}
+	add := func(id mesh.NodeID) {
+		if r, ok := n.dir.Record(id); ok {
+			items = append(items, &wire.Item{Item: &wire.Item_Record{Record: r}})
+		}
+	}
+	add(n.membership.Load().ID())
+	others := 0
+	for m := range n.dir.View().Peers() {
+		if m.Reachable && others < 32 {
+			others++
+			add(m.ID)
+		}
+	}
+	for m := range n.dir.View().Peers() {
+		if !m.Reachable && others < 64 {
+			others++
+			add(m.ID)
+		}
+	}
+	return items, n.membership.Load().Secret
+}

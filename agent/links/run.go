@@ -1,0 +1,300 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/gridwire/gridwire/agent/tunnel"
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/wire"
+	"github.com/gridwire/gridwire/nat/ice"
+)
+
+// Tunnel is what links need of agent/tunnel. No call blocks for longer than a system call.
+type Tunnel interface {
+	SetPeer(tunnel.PeerConfig) error
+	SetEndpoint(mesh.WGKey, netip.AddrPort) error
+	RemovePeer(mesh.WGKey) error
+	Handshake(mesh.WGKey) error
+	Stats() (map[mesh.WGKey]tunnel.PeerStats, error)
+}
+
+// Config is what a Runner is made of.
+type Config struct {
+	Core      *Core
+	Tunnel    Tunnel
+	ICE       *ice.Factory
+	Send      func(ctx context.Context, to mesh.NodeID, s *wire.Signal) error // may block; called in a goroutine of its own
+	Interface string                                                          // the overlay's
+	Addr      netip.Addr                                                      // this node's overlay IPv6 address
+	View      *mesh.View
+	Save      func(map[mesh.NodeID]netip.AddrPort) // stores last good endpoints; called rarely
+	OnReport  func(Report)                         // must not block
+	Log       *slog.Logger
+}
+
+// Runner is the goroutine that owns a Core.
+type Runner struct {
+	cfg      Config
+	mail     mailbox
+	sessions map[mesh.NodeID]session
+	byAddr   map[netip.Addr]mesh.NodeID
+	unsaved  bool
+	prober   *prober
+	wg       sync.WaitGroup
+}
+
+type session struct {
+	number uint64
+	s      *ice.Session
+}
+
+// New starts nothing.
+func New(cfg Config) *Runner {
+	return &Runner{cfg: cfg, mail: newMailbox(), sessions: map[mesh.NodeID]session{}, byAddr: map[netip.Addr]mesh.NodeID{}}
+}
+
+// Post hands an event to the owner. It never blocks.
+func (r *Runner) Post(ev Event) { r.mail.put(ev) }
+
+// query asks the owner to call f between two steps.
+type query struct{ f func(*Core, time.Time) }
+
+func (query) event() {}
+
+// Snapshot returns every link's state. It returns nil once Run has ended or when ctx ends.
+func (r *Runner) Snapshot(ctx context.Context) map[mesh.NodeID]Status {
+	answer := make(chan map[mesh.NodeID]Status, 1)
+	r.Post(query{func(c *Core, now time.Time) { answer <- c.Snapshot(now) }})
+	select {
+	case s := <-answer:
+		return s
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// Run returns when ctx has ended and everything it started has, too.
+func (r *Runner) Run(ctx context.Context) error {
+	p, err := listenProbe(ctx, r.cfg.Interface, r.cfg.Addr, r.cfg.Log)
+	if err != nil {
+		return err
+	}
+	r.prober = p
+	r.wg.Go(func() { p.run(r.heard) }) // ends when the socket is closed below
+	r.step(ctx, ViewChanged{r.cfg.View})
+	r.loop(ctx)
+	p.close()
+	for id := range r.sessions {
+		r.closeSession(id)
+	}
+	r.wg.Wait()
+	r.save()
+	return nil
+}
+
+func (r *Runner) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	nextCount, nextSave := time.Now(), time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.mail.ready:
+			for _, ev := range r.mail.take() {
+				if q, ok := ev.(query); ok {
+					q.f(r.cfg.Core, time.Now())
+					continue
+				}
+				r.step(ctx, ev)
+			}
+		case <-timer.C:
+		}
+		now := time.Now()
+		if !now.Before(nextCount) {
+			r.count(ctx)
+			nextCount = now.Add(r.countInterval(now))
+		}
+		r.step(ctx, Tick{})
+		if r.unsaved && nextSave.IsZero() {
+			nextSave = now.Add(time.Second)
+		}
+		if due(nextSave, now) {
+			r.save()
+			nextSave = time.Time{}
+		}
+		next := r.cfg.Core.Next(now)
+		for _, t := range []time.Time{nextCount, nextSave} {
+			if !t.IsZero() && t.Before(next) {
+				next = t
+			}
+		}
+		timer.Reset(max(time.Until(next), time.Millisecond))
+	}
+}
+
+func (r *Runner) countInterval(now time.Time) time.Duration {
+	if r.cfg.Core.Busy(now) {
+		return 200 * time.Millisecond
+	}
+	return time.Second
+}
+
+func (r *Runner) count(ctx context.Context) {
+	stats, err := r.cfg.Tunnel.Stats()
+	if err != nil {
+		r.cfg.Log.Warn("read the tunnel's counters", "err", err)
+		return
+	}
+	ev := Counters{Peers: make(map[mesh.WGKey]PeerCounters, len(stats))}
+	for key, s := range stats {
+		ev.Peers[key] = PeerCounters{Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes}
+	}
+	r.step(ctx, ev)
+}
+
+// heard runs in the prober's goroutine.
+func (r *Runner) heard(from netip.Addr, kind byte, seq uint32) {
+	r.Post(heardFrom{from, kind, seq})
+}
+
+type heardFrom struct {
+	from netip.Addr
+	kind byte
+	seq  uint32
+}
+
+func (heardFrom) event() {}
+
+func (r *Runner) step(ctx context.Context, ev Event) {
+	now := time.Now()
+	switch e := ev.(type) {
+	case heardFrom:
+		id, ok := r.byAddr[e.from]
+		if !ok {
+			return
+		}
+		if e.kind == probeReply {
+			ev = ProbeAnswered{Peer: id, Seq: e.seq}
+		} else {
+			ev = ProbeHeard{Peer: id}
+		}
+	case ViewChanged:
+		clear(r.byAddr)
+		for m := range e.View.Peers() {
+			for _, a := range m.Addrs {
+				r.byAddr[a] = m.ID
+			}
+		}
+	}
+	for _, a := range r.cfg.Core.Step(ev, now) {
+		r.act(ctx, a)
+	}
+}
+
+func (r *Runner) act(ctx context.Context, a Action) {
+	var err error
+	switch a := a.(type) {
+	case SetPeer:
+		err = r.cfg.Tunnel.SetPeer(tunnel.PeerConfig{Key: a.Key, Endpoint: a.Endpoint, AllowedIPs: a.AllowedIPs})
+	case RemovePeer:
+		err = r.cfg.Tunnel.RemovePeer(a.Key)
+	case SetEndpoint:
+		err = r.cfg.Tunnel.SetEndpoint(a.Key, a.Endpoint)
+	case Handshake:
+		err = r.cfg.Tunnel.Handshake(a.Key)
+	case StartICE:
+		r.startICE(a)
+	case ConnectICE:
+		if s, ok := r.sessions[a.Peer]; ok && s.number == a.Session {
+			err = s.s.Connect(a.Remote, a.Delay)
+		}
+	case CloseICE:
+		if s, ok := r.sessions[a.Peer]; ok && s.number == a.Session {
+			r.closeSession(a.Peer)
+		}
+	case Send:
+		r.send(ctx, a)
+	case Probe:
+		r.prober.send(a.Addr, a.Seq)
+	case Remember:
+		r.unsaved = true
+	case Report:
+		r.report(a)
+	}
+	if err != nil {
+		r.cfg.Log.Warn("link action failed", "action", a, "err", err)
+	}
+}
+
+func (r *Runner) startICE(a StartICE) {
+	peer, number := a.Peer, a.Session
+	s, err := r.cfg.ICE.Start(ice.SessionConfig{
+		Controlling: a.Controlling,
+		OnEvent: func(e ice.Event) {
+			switch e.Kind {
+			case ice.Selected:
+				r.Post(ICESelected{Peer: peer, Session: number, Pair: e.Pair, Pairs: e.Pairs})
+			case ice.Failed:
+				r.Post(ICEFailed{Peer: peer, Session: number, Reason: e.Reason, Pairs: e.Pairs})
+			}
+		},
+		Extra: r.cfg.Core.reflexive(),
+	})
+	if err != nil {
+		r.Post(ICEStarted{Peer: peer, Session: number, Err: err})
+		return
+	}
+	r.closeSession(peer)
+	r.sessions[peer] = session{number, s}
+	r.Post(ICEStarted{Peer: peer, Session: number, Local: s.Local()})
+}
+
+// closeSession closes in the background: pion's Close waits for its goroutines.
+func (r *Runner) closeSession(id mesh.NodeID) {
+	s, ok := r.sessions[id]
+	if !ok {
+		return
+	}
+	delete(r.sessions, id)
+	r.wg.Go(func() { _ = s.s.Close() }) // Run waits
+}
+
+func (r *Runner) send(ctx context.Context, a Send) {
+	r.wg.Go(func() { // Run waits; ctx bounds it
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		if err := r.cfg.Send(ctx, a.To, a.Signal); err != nil && !errors.Is(err, context.Canceled) {
+			r.Post(SignalFailed{To: a.To, Session: a.Signal.Session, Reason: err.Error()})
+		}
+	})
+}
+
+func (r *Runner) report(a Report) {
+	switch a.State {
+	case Connected:
+		r.cfg.Log.Info("link up", "peer", a.Name, "path", a.Path.Kind, "remote", a.Path.Remote,
+			"local_type", a.Path.LocalType, "remote_type", a.Path.RemoteType, "took", a.Took.Round(time.Millisecond))
+	default:
+		r.cfg.Log.Info("link "+string(a.State), "peer", a.Name, "reason", a.Reason)
+	}
+	if r.cfg.OnReport != nil {
+		r.cfg.OnReport(a)
+	}
+}
+
+func (r *Runner) save() {
+	if !r.unsaved || r.cfg.Save == nil {
+		return
+	}
+	r.unsaved = false
+	r.cfg.Save(r.cfg.Core.LastGood())
+}
+
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

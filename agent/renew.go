@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/enrol"
+	"github.com/gridwire/gridwire/mesh/wire"
+)
+
+// renewRetry is how often renewal is tried once it is due: a third of a certificate's life is left for it.
+const renewRetry = time.Minute
+
+// renewal renews this node's certificate from two thirds of its life on, at any reachable issuer, with the same keys: no packet is lost.
+// An offline bundle is exchanged for fresh keys at the first issuer seen.
+func (n *node) renewal(ctx context.Context) error {
+	complained := false
+	for {
+		m := n.membership.Load()
+		_, leaf, _, err := m.Leaf()
+		if err != nil {
+			return err
+		}
+		wait := leaf.RenewAt().Sub(n.dir.Now())
+		if m.Bundle {
+			wait = 0
+		}
+		if wait > 0 {
+			// Spread over members that were admitted together, and never asleep for longer than a clock may jump.
+			wait = min(wait+rand.N(renewRetry), 10*time.Minute)
+		} else {
+			err := n.renew(ctx, m)
+			switch {
+			case err == nil:
+				complained = false
+				if m.Bundle {
+					return errStop // the node starts anew with its own keys
+				}
+				continue
+			case ctx.Err() != nil:
+				return nil
+			case !complained:
+				n.log.Warn("cannot renew this node's certificate yet; trying again each minute", "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
+				complained = true
+			}
+			wait = renewRetry
+			if m.Bundle {
+				wait = 5 * time.Second
+			}
+			wait += rand.N(wait / 4)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (n *node) renew(ctx context.Context, m *enrol.Membership) error {
+	issuers := n.issuersToAsk()
+	if m.Bundle {
+		next, err := enrol.NextKeys(n.store)
+		if err != nil {
+			return err
+		}
+		fresh, err := enrol.Rekey(ctx, m, next, issuers, n.sendEnrol, n.dir.Now)
+		if err != nil {
+			return err
+		}
+		fresh.Items, _ = n.startItems()
+		if err := enrol.Save(n.store, fresh); err != nil {
+			return err
+		}
+		n.log.Info("exchanged the offline bundle for keys of this machine's own")
+		return nil
+	}
+	chain, err := enrol.Renew(ctx, m, issuers, n.sendEnrol, n.dir.Now)
+	if err != nil {
+		return err
+	}
+	renewed := *m
+	renewed.Chain = chain
+	if err := enrol.Save(n.store, &renewed); err != nil {
+		return err
+	}
+	n.membership.Store(&renewed)
+	n.self.nudge()
+	if _, leaf, _, err := renewed.Leaf(); err == nil {
+		n.log.Info("renewed this node's certificate", "until", leaf.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// issuersToAsk lists the issuers: this node itself first, then those that are connected, then the others.
+func (n *node) issuersToAsk() []*mesh.Member {
+	connected := map[mesh.NodeID]bool{n.membership.Load().ID(): true}
+	for _, c := range n.control.Connections() {
+		connected[c.ID] = c.Proven
+	}
+	var near, far []*mesh.Member
+	for m := range n.dir.View().All() {
+		switch {
+		case !m.Issuer:
+		case connected[m.ID]:
+			near = append(near, m)
+		default:
+			far = append(far, m)
+		}
+	}
+	return append(near, far...)
+}
+
+// sendEnrol carries a renewal to a member; an issuer asks itself.
+func (n *node) sendEnrol(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame) (*wire.EnrolResponse, error) {
+	if to == n.membership.Load().ID() {
+		return n.enrol.Handle(ctx, noAddr, true, f), nil
+	}
+	return n.control.SendEnrol(ctx, to, f)
+}

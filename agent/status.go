@@ -1,0 +1,258 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/nat"
+)
+
+var noAddr netip.AddrPort
+
+// maxSkew is the clock difference from which it is shown: certificates are backdated by a day, so more than this is only a nuisance for
+// others.
+const maxSkew = 5 * time.Minute
+
+func (n *node) status(ctx context.Context) (*api.Status, error) {
+	m := n.membership.Load()
+	_, leaf, _, err := m.Leaf()
+	if err != nil {
+		return nil, err
+	}
+	view := n.dir.View()
+	st := &api.Status{
+		Network: &api.Network{
+			Name: string(n.root.Network.Name), ID: n.root.Network.ID.String(), Domain: n.root.Network.Domain,
+			IPv6Prefix: n.root.Network.IPv6.String(),
+		},
+		Self: api.Self{
+			Name: string(leaf.Name), ID: m.ID().String(), WireGuardPublicKey: m.Public().String(), Addresses: prefixes(n.addrs(leaf.Addrs)),
+			Interface: n.cfg.Interface, ListenPort: n.base.tun.Port(), Backend: "userspace", NAT: string(n.prober.Report().Type),
+			Issuer: n.issuer.current() != nil, CertificateExpires: &leaf.NotAfter, Version: Version,
+		},
+		Peers: []api.Peer{},
+	}
+	if n.root.Network.IPv4.IsValid() {
+		st.Network.IPv4Prefix = n.root.Network.IPv4.String()
+	}
+	if me, ok := view.Me(); ok {
+		st.Self.Name = string(me.Name)
+	}
+	table := n.links.Snapshot(ctx)
+	for p := range view.Peers() {
+		st.Peers = append(st.Peers, peerStatus(p, table[p.ID]))
+	}
+	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })
+	st.Warnings = n.warnings(view)
+	return st, nil
+}
+
+// addrs leaves out IPv4 where it is off on this machine.
+func (n *node) addrs(all []netip.Addr) []netip.Addr {
+	if n.router.IPv4Off() == "" {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), netip.Addr.Is4)
+}
+
+func peerStatus(p *mesh.Member, l links.Status) api.Peer {
+	out := api.Peer{
+		Name: string(p.Name), ID: p.ID.String(), WireGuardPublicKey: p.WireGuard.String(), Addresses: prefixes(p.Addrs), Tags: p.Tags,
+		State: string(l.State), Reason: l.Reason, RTT: l.RTT.Seconds(), Loss: l.Loss, LastHandshake: l.LastHandshake.UTC(),
+		ReceiveBytes: l.RxBytes, TransmitBytes: l.TxBytes, TimeToConnect: l.TimeToConnect.Seconds(), NAT: p.NAT, Issuer: p.Issuer, Version: p.Software,
+		Path: api.Path{Kind: "none"},
+	}
+	if out.Tags == nil {
+		out.Tags = []string{}
+	}
+	if out.State == "" {
+		out.State = string(links.Connecting)
+	}
+	if l.Path.Kind == "direct" {
+		out.Path = api.Path{
+			Kind: "direct", Local: addrText(l.Path.Local), Remote: addrText(l.Path.Remote),
+			LocalType: string(l.Path.LocalType), RemoteType: string(l.Path.RemoteType),
+		}
+	}
+	return out
+}
+
+func addrText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func (n *node) warnings(view *mesh.View) []string {
+	var out []string
+	now := n.dir.Now()
+	issuers := n.dir.Issuers()
+	if len(issuers) < 2 {
+		end := time.Time{}
+		for m := range view.All() {
+			if m.NotAfter.After(end) {
+				end = m.NotAfter
+			}
+		}
+		out = append(out, fmt.Sprintf("the network has %d issuer(s): should it be lost, the network ends on %s, when the last certificate does; "+
+			"appoint another: gridwire issuer add NAME", len(issuers), end.Format("2 January 2006")))
+	}
+	if err := n.dir.Revoked(n.membership.Load().Chain); err != nil {
+		out = append(out, "this node has been put out of the network: "+err.Error())
+	}
+	if _, leaf, _, err := n.membership.Load().Leaf(); err == nil && now.After(leaf.NotAfter) {
+		out = append(out, fmt.Sprintf("this node's certificate expired on %s and no issuer could be reached to renew it", leaf.NotAfter.Format(time.RFC3339)))
+	}
+	if off := n.router.IPv4Off(); off != "" {
+		out = append(out, "IPv4 is off on this machine: "+off)
+	}
+	for id, skew := range n.control.Skew() {
+		if m, ok := view.Member(id); ok && skew.Abs() > maxSkew {
+			out = append(out, fmt.Sprintf("the clocks of this node and %s differ by %v", m.Name, skew.Abs().Round(time.Second)))
+		}
+	}
+	for _, c := range n.dir.Conflicts() {
+		out = append(out, c.String())
+	}
+	if me, ok := view.Me(); ok && me.Name != me.CertName {
+		out = append(out, fmt.Sprintf("another member has the name %s by right, so this one is shown as %s", me.CertName, me.Name))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (n *node) members(ctx context.Context) ([]api.Member, error) {
+	table := n.links.Snapshot(ctx)
+	var out []api.Member
+	for m := range n.dir.View().All() {
+		state := "self"
+		if m.ID != n.membership.Load().ID() {
+			state = string(table[m.ID].State)
+		}
+		out = append(out, api.Member{
+			Name: string(m.Name), ID: m.ID.String(), Address: prefixes(m.Addrs), Standing: "member", State: state, Issuer: m.Issuer,
+			Expires: &m.NotAfter, Tags: orEmpty(m.Tags), Software: m.Software, Updated: &m.Updated,
+		})
+	}
+	for _, g := range n.dir.Gone() {
+		out = append(out, api.Member{Name: string(g.Name), ID: g.ID.String(), Address: []string{}, Standing: string(g.Why), Tags: []string{}, Updated: &g.When})
+	}
+	return out, nil
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+func (n *node) issuers(context.Context) ([]api.Issuer, error) {
+	out := []api.Issuer{}
+	for _, i := range n.dir.Issuers() {
+		row := api.Issuer{Name: string(i.Name), ID: i.NodeID.String(), KeyID: i.KeyID.String(), Expires: i.Cert.NotAfter}
+		if i.IPv4.IsValid() {
+			row.IPv4 = i.IPv4.String()
+		}
+		out = append(out, row)
+	}
+	slices.SortFunc(out, func(a, b api.Issuer) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (n *node) netcheck(context.Context) (*api.Netcheck, error) {
+	r := n.prober.Report()
+	out := &api.Netcheck{
+		NAT: string(r.Type), Port: n.base.tun.Port(), Reachable: r.Reachable, Local: []string{}, Mapped: []string{},
+		Servers: []api.NetcheckServer{}, Control: []api.ControlConn{}, Meaning: meaning(r),
+	}
+	for _, a := range n.localAddrs() {
+		out.Local = append(out.Local, a.String())
+		out.IPv6 = out.IPv6 || a.Is6()
+	}
+	for _, a := range r.Mapped {
+		out.Mapped = append(out.Mapped, a.String())
+	}
+	for _, m := range r.Mappings {
+		out.Servers = append(out.Servers, api.NetcheckServer{Address: m.Server.String(), Mapped: m.Mapped.String(), RTT: m.RTT.Seconds()})
+	}
+	for _, a := range r.Silent {
+		out.Servers = append(out.Servers, api.NetcheckServer{Address: a.String(), Silent: true})
+	}
+	for _, c := range n.control.Connections() {
+		name := c.ID.Short()
+		if m, ok := n.dir.View().Member(c.ID); ok {
+			name = string(m.Name)
+		}
+		out.Control = append(out.Control, api.ControlConn{Name: name, Remote: c.Remote.String(), RTT: c.RTT.Seconds()})
+	}
+	return out, nil
+}
+
+func meaning(r nat.Report) string {
+	switch r.Type {
+	case nat.Open:
+		return "Strangers' packets arrive here: every member can link to this machine directly, and it helps others find each other."
+	case nat.EndpointIndependent:
+		if r.Reachable {
+			return "This machine is behind a NAT that lets strangers' packets in: every member can link to it directly."
+		}
+		return "This machine is behind an ordinary NAT: links to all members work directly, except to those behind a symmetric NAT."
+	case nat.EndpointDependent:
+		return "This machine's NAT is symmetric: it gives every destination another port. Links work to members that strangers can reach. " +
+			"Forwarding a UDP port on the router, or IPv6, makes all links direct."
+	case nat.Blocked:
+		return "No member answered by UDP. Either all of them are off, or this network blocks UDP, which gridwire needs."
+	}
+	return "Not enough members have been asked yet to tell."
+}
+
+func (n *node) explain(ctx context.Context, r api.NameRequest) (*api.Explain, error) {
+	m, err := n.find(r.Name)
+	if err != nil {
+		return nil, err
+	}
+	l := n.links.Snapshot(ctx)[m.ID]
+	out := &api.Explain{
+		Peer: peerStatus(m, l), SelfNAT: string(n.prober.Report().Type), PeerNAT: string(l.PeerNAT), Pairs: []api.Pair{}, Advice: []string{},
+	}
+	for _, p := range l.Pairs {
+		out.Pairs = append(out.Pairs, api.Pair{
+			Local: p.Local.String(), Remote: p.Remote.String(), State: string(p.State), Nominated: p.Nominated, Sent: p.RequestsSent, Answered: p.ResponsesGot,
+		})
+	}
+	switch l.State {
+	case links.Connected, links.Idle:
+		out.Meaning = "The link is direct: packets go from this machine to " + string(m.Name) + " with nobody in between."
+	default:
+		out.Meaning = "There is no path: " + l.Reason
+		if len(n.control.Connections()) == 0 {
+			out.Advice = append(out.Advice, "this node has no control connection to any member: check its own network first (gridwire netcheck)")
+		}
+		if nat.Type(out.SelfNAT) == nat.EndpointDependent {
+			out.Advice = append(out.Advice, fmt.Sprintf("forward UDP %d on this machine's router to this machine", n.base.tun.Port()))
+		}
+		if l.PeerNAT == nat.EndpointDependent {
+			out.Advice = append(out.Advice, fmt.Sprintf("forward gridwire's UDP port on %s's router", m.Name))
+		}
+	}
+	return out, nil
+}
+
+func (n *node) joined() *api.JoinResponse {
+	resp, err := joinResponse(n.membership.Load())
+	if err != nil {
+		return &api.JoinResponse{}
+	}
+	return resp
+}
+
+func (n *node) wantLink(id mesh.NodeID) { n.links.Post(links.Wanted{Peer: id}) }

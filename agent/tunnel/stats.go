@@ -1,0 +1,107 @@
+package tunnel
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/gridwire/gridwire/mesh"
+)
+
+// PeerStats is what the device knows about a peer.
+type PeerStats struct {
+	Key           mesh.WGKey
+	Endpoint      netip.AddrPort // invalid: none
+	LastHandshake time.Time      // zero: none yet
+	RxBytes       uint64         // WireGuard messages, without UDP and IP headers
+	TxBytes       uint64
+}
+
+// Stats returns every peer's counters. It asks the device in this process, which is about eight times cheaper than wgctrl, whose reply
+// goes through a socket and lists all allowed prefixes as net.IPNet (BenchmarkStats).
+func (t *Tunnel) Stats() (map[mesh.WGKey]PeerStats, error) {
+	if t.closed() {
+		return nil, fmt.Errorf("reading the counters of %s: %w", t.name, ErrClosed)
+	}
+	var p getParser
+	if err := t.dev.IpcGetOperation(&p); err != nil {
+		return nil, fmt.Errorf("reading the counters of %s: %w", t.name, err)
+	}
+	t.port.Store(uint32(p.port))
+	return p.peers, nil
+}
+
+// lastHandshake returns the zero time if there was none.
+func (t *Tunnel) lastHandshake(key mesh.WGKey) (time.Time, error) {
+	peers, err := t.Stats()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return peers[key].LastHandshake, nil
+}
+
+// getParser reads the device's answer to "get=1" (https://www.wireguard.com/xplatform/): KEY=VALUE lines, those of the device first, then
+// each peer's, which begin with public_key. IpcGetOperation writes it all in one piece, so it is parsed where it lies, without a copy.
+type getParser struct {
+	port  uint16
+	peers map[mesh.WGKey]PeerStats
+}
+
+// Write parses a whole answer.
+func (p *getParser) Write(b []byte) (int, error) {
+	p.peers = make(map[mesh.WGKey]PeerStats, bytes.Count(b, []byte("public_key=")))
+	var cur PeerStats
+	var sec, nsec int64
+	flush := func() {
+		if cur.Key.IsZero() {
+			return
+		}
+		if sec != 0 || nsec != 0 {
+			cur.LastHandshake = time.Unix(sec, nsec)
+		}
+		p.peers[cur.Key] = cur
+	}
+	for rest := b; len(rest) > 0; {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, []byte{'\n'})
+		key, value, _ := bytes.Cut(line, []byte{'='})
+		var err error
+		switch string(key) {
+		case "public_key":
+			flush()
+			cur, sec, nsec = PeerStats{}, 0, 0
+			err = decodeKey(&cur.Key, value)
+		case "listen_port":
+			var n uint64
+			n, err = strconv.ParseUint(string(value), 10, 16)
+			p.port = uint16(n)
+		case "endpoint":
+			cur.Endpoint, err = netip.ParseAddrPort(string(value))
+			cur.Endpoint = netip.AddrPortFrom(cur.Endpoint.Addr().Unmap(), cur.Endpoint.Port())
+		case "last_handshake_time_sec":
+			sec, err = strconv.ParseInt(string(value), 10, 64)
+		case "last_handshake_time_nsec":
+			nsec, err = strconv.ParseInt(string(value), 10, 64)
+		case "rx_bytes":
+			cur.RxBytes, err = strconv.ParseUint(string(value), 10, 64)
+		case "tx_bytes":
+			cur.TxBytes, err = strconv.ParseUint(string(value), 10, 64)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("line %q of the device's answer: %w", line, err)
+		}
+	}
+	flush()
+	return len(b), nil
+}
+
+func decodeKey(k *mesh.WGKey, value []byte) error {
+	if hex.DecodedLen(len(value)) != len(k) {
+		return fmt.Errorf("key of %d characters, want %d", len(value), hex.EncodedLen(len(k)))
+	}
+	_, err := hex.Decode(k[:], value)
+	return err
+}

@@ -1,0 +1,62 @@
+package tunnel
+
+import (
+	"runtime"
+	"runtime/debug"
+	"time"
+)
+
+const (
+	trimInterval = time.Second
+	// trimQuiet is how long traffic must have been low before memory is given back: long enough for a pause between two downloads.
+	trimQuiet = 3 * time.Second
+	// trimFloor in packets per second: below it the buffer pools do not grow beyond what an idle device holds.
+	trimFloor = 2000
+	// trimDrop is the part of its peak below which traffic counts as low. Relative, so that a steady small stream after a big one
+	// does not keep the big one's memory.
+	trimDrop = 8
+)
+
+// trimmer decides when to give memory back. wireguard-go takes its 64 KiB packet buffers from sync.Pools without a bound, so a burst
+// leaves 150 MB and more behind, and an idle process runs the garbage collector only each two minutes. Bounding the pools or setting a
+// memory limit costs throughput (measured: half); cleaning up once after the burst costs none.
+type trimmer struct {
+	last       uint64 // packets counted at lastAt
+	lastAt     time.Time
+	peak       float64 // highest packets per second since the last trim
+	quietSince time.Time
+}
+
+// step takes the count of packets so far and reports whether to trim now.
+func (t *trimmer) step(packets uint64, now time.Time) bool {
+	elapsed := now.Sub(t.lastAt).Seconds()
+	started := !t.lastAt.IsZero()
+	rate := float64(packets-t.last) / elapsed
+	t.last, t.lastAt = packets, now
+	if !started || elapsed <= 0 {
+		return false
+	}
+	if rate > t.peak {
+		t.peak = rate
+	}
+	if t.peak < trimFloor || rate > t.peak/trimDrop {
+		t.quietSince = time.Time{}
+		return false
+	}
+	if t.quietSince.IsZero() {
+		t.quietSince = now
+		return false
+	}
+	if now.Sub(t.quietSince) < trimQuiet {
+		return false
+	}
+	t.peak, t.quietSince = rate, time.Time{}
+	return true
+}
+
+// releaseMemory empties all sync.Pools (an object survives one collection in the pool's victim cache, so it takes two; the second is
+// FreeOSMemory's) and returns the pages to the system.
+func releaseMemory() {
+	runtime.GC()
+	debug.FreeOSMemory()
+}

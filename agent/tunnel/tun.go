@@ -1,0 +1,129 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+const tunPath = "/dev/net/tun"
+
+const needNetAdmin = "this needs the capability CAP_NET_ADMIN, which this process lacks: run it as root, with AmbientCapabilities=CAP_NET_ADMIN in " +
+	"its systemd unit, or with `--cap-add NET_ADMIN` in its container"
+
+// checkName applies the kernel's rules (dev_valid_name), and forbids '%', which the kernel would replace by a number.
+func checkName(name string) error {
+	if len(name) == 0 || len(name) >= unix.IFNAMSIZ {
+		return fmt.Errorf("interface name %q has %d bytes, want 1 to %d", name, len(name), unix.IFNAMSIZ-1)
+	}
+	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' || r == '%' }
+	if name == "." || name == ".." || strings.ContainsFunc(name, bad) {
+		return fmt.Errorf("interface name %q: use letters, digits, '-', '_' and '.' only", name)
+	}
+	return nil
+}
+
+// openTUN creates the interface. It does what tun.CreateTUN does, one step at a time, so that each failure can say what is lacking, and
+// with IFF_TUN_EXCL, so that an existing interface is never taken over.
+func openTUN(name string, mtu int) (tun.Device, error) {
+	if _, err := net.InterfaceByName(name); err == nil {
+		return nil, nameTaken(name, unix.EBUSY)
+	}
+	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	file := os.NewFile(uintptr(fd), tunPath)
+	if err := attach(fd, name); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	dev, err := tun.CreateTUNFromFile(file, mtu)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("preparing interface %s with MTU %d: %w", name, mtu, err), file.Close())
+	}
+	return dev, nil
+}
+
+func openError(name string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("creating interface %s: this machine has no usable %s: load the module (`modprobe tun`), or give the container the device "+
+			"(`--device %s`): %w", name, tunPath, tunPath, err)
+	case isPermission(err):
+		return fmt.Errorf("creating interface %s: this user may not open %s: make it accessible (`chmod 0666 %s` is its usual mode; the kernel asks for "+
+			"CAP_NET_ADMIN besides), or allow the device in the container: %w", name, tunPath, tunPath, err)
+	}
+	return fmt.Errorf("creating interface %s: opening %s: %w", name, tunPath, err)
+}
+
+func nameTaken(name string, err error) error {
+	return fmt.Errorf("creating interface %s: an interface of this name exists already: choose another with --interface, or remove it with "+
+		"`ip link delete %s` if it is nobody's: %w", name, name, err)
+}
+
+func attach(fd int, name string) error {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("interface name %q: %w", name, err)
+	}
+	// IFF_VNET_HDR turns the kernel's segmentation offloads on, which wireguard-go's throughput rests on.
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
+	err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	switch {
+	case err == nil:
+		return nil
+	case isPermission(err):
+		return fmt.Errorf("creating interface %s: %s: %w", name, needNetAdmin, err)
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EINVAL):
+		return nameTaken(name, err)
+	}
+	return fmt.Errorf("creating interface %s: %w", name, err)
+}
+
+// countedTUN counts packets for the memory trimmer, and keeps "link up" and "link down" from the device: on them wireguard-go opens and
+// closes the UDP socket, which here carries ICE and the control plane too, so `ip link set down` would cut the node off.
+type countedTUN struct {
+	tun.Device
+	packets atomic.Uint64
+	events  chan tun.Event
+	done    chan struct{} // closed when the forwarder has ended
+}
+
+func countPackets(d tun.Device) *countedTUN {
+	t := &countedTUN{Device: d, events: make(chan tun.Event, 1), done: make(chan struct{})}
+	go t.forward() // Tunnel.Close waits for done
+	return t
+}
+
+// forward ends when the device below is closed.
+func (t *countedTUN) forward() {
+	defer close(t.done)
+	defer close(t.events)
+	for e := range t.Device.Events() {
+		if e&tun.EventMTUUpdate != 0 {
+			t.events <- tun.EventMTUUpdate
+		}
+	}
+}
+
+// Events implements tun.Device.
+func (t *countedTUN) Events() <-chan tun.Event { return t.events }
+
+// Read implements tun.Device.
+func (t *countedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := t.Device.Read(bufs, sizes, offset)
+	t.packets.Add(uint64(max(n, 0)))
+	return n, err
+}
+
+// Write implements tun.Device.
+func (t *countedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	t.packets.Add(uint64(len(bufs)))
+	return t.Device.Write(bufs, offset)
+}

@@ -1,0 +1,284 @@
+package agent
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/control"
+	"github.com/gridwire/gridwire/mesh/signal"
+	"github.com/gridwire/gridwire/mesh/wire"
+	"github.com/gridwire/gridwire/nat/stun"
+)
+
+// wantedControl is how many control connections a node tries to have over links that are up anyway: gossip then survives the loss of
+// every reachable member.
+const wantedControl = 3
+
+// wire carries news from one part to another. It decides nothing.
+func (n *node) wire(ctx context.Context) error {
+	views, stopViews := n.dir.Watch()
+	defer stopViews()
+	conns, stopConns := n.control.Watch()
+	defer stopConns()
+	nets, stopNets := n.netmon.Watch()
+	defer stopNets()
+	reports, stopReports := n.prober.Watch()
+	defer stopReports()
+	proven := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case v := <-views:
+			n.links.Post(links.ViewChanged{View: v})
+		case cs := <-conns:
+			now := 0
+			for _, c := range cs {
+				if c.Proven {
+					now++
+				}
+			}
+			if now > proven {
+				n.links.Post(links.SignalPathChanged{})
+				n.prober.Trigger()
+			}
+			proven = now
+			n.self.nudge()
+		case <-nets:
+			n.networkChanged()
+		case r := <-reports:
+			n.links.Post(links.NATChanged{Report: r})
+			n.self.nudge()
+		}
+	}
+}
+
+func (n *node) networkChanged() {
+	n.log.Info("this machine's network changed", "addresses", n.localAddrs())
+	n.control.NetworkChanged(n.controlLinks())
+	n.prober.Trigger()
+	n.links.Post(links.NetworkChanged{})
+	if _, err := n.router.Recheck(); err != nil {
+		n.log.Warn("could not look for an IPv4 clash again", "err", err)
+	}
+	n.self.nudge()
+}
+
+// ignoredInterface names interfaces that are no underlay: our own, other networks' of gridwire, and tunnels of wg-quick's kind would be
+// recursion.
+func (n *node) ignoredInterface(name string) bool {
+	return name == n.cfg.Interface || name == "lo" || strings.HasPrefix(name, "docker") || strings.HasPrefix(name, "veth")
+}
+
+// localAddrs are this machine's underlay addresses.
+func (n *node) localAddrs() []netip.Addr {
+	var out []netip.Addr
+	for _, a := range n.netmon.State().Addrs() {
+		if n.base.overlay.ok(a) && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func (n *node) localAddrPorts() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range n.localAddrs() {
+		out = append(out, netip.AddrPortFrom(a, n.base.tun.Port()))
+	}
+	return out
+}
+
+func (n *node) controlLinks() []control.Link {
+	var out []control.Link
+	for _, l := range n.netmon.State().Links {
+		if l.Up {
+			out = append(out, control.Link{Index: l.Index, Name: l.Name, Prefixes: l.Prefixes, Multicast: l.Multicast})
+		}
+	}
+	return out
+}
+
+// linkReported runs in the links' goroutine and must not block.
+func (n *node) linkReported(r links.Report) {
+	if r.State != links.Connected || !r.Path.Remote.IsValid() {
+		return
+	}
+	conns := n.control.Connections()
+	if len(conns) >= wantedControl || slices.ContainsFunc(conns, func(c control.Connection) bool { return c.ID == r.Peer }) {
+		return
+	}
+	go func() { // bounded by its timeout; nothing hangs on its outcome
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if err := n.control.ConnectAddr(ctx, r.Peer, r.Path.Remote); err != nil {
+			n.log.Debug("no control connection over the new link", "peer", r.Name, "err", err)
+		}
+	}()
+}
+
+func (n *node) handleEnrol(ctx context.Context, from netip.AddrPort, member bool, f *wire.EnrolFrame) *wire.EnrolResponse {
+	return n.enrol.Handle(ctx, from, member, f)
+}
+
+func (n *node) handleSignal(from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck {
+	return n.signal.Handle(from, f)
+}
+
+// deliver takes a signal that arrived for this node.
+func (n *node) deliver(from mesh.NodeID, s *wire.Signal, delay time.Duration) {
+	switch body := s.Body.(type) {
+	case *wire.Signal_ReachRequest:
+		n.reachRequested(from, body.ReachRequest)
+	case *wire.Signal_ReachProbe:
+		n.probeFor(body.ReachProbe.Address, body.ReachProbe.Nonce)
+	default:
+		n.links.Post(links.SignalArrived{From: from, Signal: s, Delay: delay})
+	}
+}
+
+// carrier shows the control plane to signalling.
+type carrier struct{ *control.Control }
+
+func (c carrier) Connections() []signal.Conn {
+	var out []signal.Conn
+	for _, conn := range c.Control.Connections() {
+		if conn.Proven {
+			out = append(out, signal.Conn{ID: conn.ID, RTT: conn.RTT})
+		}
+	}
+	return out
+}
+
+// stunKey is the members' shared STUN credential. All members hold the network secret, also those revoked later: what it buys is not to
+// be counted against the strangers' budget.
+func stunKey(secret []byte) []byte {
+	h := hmac.New(sha256.New, secret)
+	h.Write([]byte("gridwire stun v1"))
+	return h.Sum(nil)
+}
+
+// stunServers are members that can tell this node's mapped address, the best first: those that strangers reach, then whoever is
+// connected, then the far ends of links.
+func (n *node) stunServers() []netip.AddrPort {
+	var out []netip.AddrPort
+	add := func(a netip.AddrPort) {
+		if a.IsValid() && n.base.overlay.ok(a.Addr()) && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	conns := n.control.Connections()
+	for _, c := range conns {
+		if m, ok := n.dir.View().Member(c.ID); ok && m.Reachable && c.Proven {
+			add(c.Remote)
+		}
+	}
+	for m := range n.dir.View().Peers() {
+		if m.Reachable && len(out) < 8 {
+			for _, a := range m.Endpoints {
+				add(a)
+			}
+		}
+	}
+	for _, c := range conns {
+		if c.Proven {
+			add(c.Remote)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	for _, l := range n.links.Snapshot(ctx) {
+		if l.State == links.Connected && len(out) < 16 {
+			add(l.Path.Remote)
+		}
+	}
+	return out
+}
+
+// reachable asks a member to have addr probed from a source that this node never sent to.
+func (n *node) reachable(ctx context.Context, addr netip.AddrPort) (bool, error) {
+	var nonce [12]byte
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return false, err
+	}
+	source, cancel, err := n.stun.Await(nonce)
+	if err != nil {
+		return false, err
+	}
+	defer cancel()
+	sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_ReachRequest{ReachRequest: &wire.ReachRequest{Address: wire.AddrPortBytes(addr), Nonce: nonce[:]}}}
+	asked := 0
+	for _, c := range n.control.Connections() {
+		if !c.Proven || asked == 2 {
+			continue
+		}
+		if err := n.signal.Send(ctx, c.ID, sig); err == nil {
+			asked++
+		}
+	}
+	if asked == 0 {
+		return false, errNobody
+	}
+	select {
+	case <-source:
+		return true, nil
+	case <-time.After(reachWait):
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// reachRequested passes the request to a member that the asker is least likely to have sent to; where there is none, this node probes
+// itself. Both probe from a fresh port, which the asker cannot have sent to.
+func (n *node) reachRequested(from mesh.NodeID, r *wire.ReachRequest) {
+	addr, err := wire.ParseAddrPort(r.Address)
+	if err != nil || !n.probes.allow(from, n.dir.Now()) {
+		return
+	}
+	for _, c := range n.control.Connections() {
+		if !c.Proven || c.ID == from || c.Remote.Addr() == addr.Addr() {
+			continue
+		}
+		sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_ReachProbe{ReachProbe: &wire.ReachProbe{Address: r.Address, Nonce: r.Nonce, For: from[:]}}}
+		go func() { // bounded by its timeout
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			if err := n.signal.Send(ctx, c.ID, sig); err != nil {
+				n.probeFor(r.Address, r.Nonce)
+			}
+		}()
+		return
+	}
+	n.probeFor(r.Address, r.Nonce)
+}
+
+// probeFor sends the indication from a socket of its own: its port is one that nobody has sent to, so a NAT that filters by address and port
+// (RFC 4787, 5) drops it.
+func (n *node) probeFor(address, nonce []byte) {
+	addr, err := wire.ParseAddrPort(address)
+	if err != nil || len(nonce) != 12 || !n.base.overlay.ok(addr.Addr()) || !n.probes.allowAll(n.dir.Now()) {
+		return
+	}
+	conn, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	s, err := stun.New(stun.Config{Conn: conn})
+	if err != nil {
+		return
+	}
+	for range 2 { // one may be lost
+		_ = s.Probe(addr, [12]byte(nonce))
+	}
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/agent/config"
+)
+
+// globals are the flags that every command has.
+type globals struct {
+	state  string
+	socket string
+}
+
+func (g *globals) client() *api.Client { return api.NewClient(g.socket) }
+
+func newRoot() *cobra.Command {
+	g := &globals{}
+	root := &cobra.Command{
+		Use:   "gridwire",
+		Short: "An encrypted WireGuard mesh that belongs to its members",
+		Long: `gridwire joins machines into one encrypted WireGuard network with no server to run: every member helps the others
+find each other, through home routers and carriers' NATs.
+
+  first machine     gridwire init farm --node alice;  gridwire agent
+                    gridwire invite --name bob
+  second machine    gridwire agent --join TOKEN
+  either            gridwire status`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.PersistentFlags().StringVar(&g.state, "state", config.Env("STATE", config.DefaultState), "state `FOLDER`")
+	root.PersistentFlags().StringVar(&g.socket, "socket", config.Env("SOCKET", config.DefaultSocket), "control `SOCKET` of the agent")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(
+		initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g),
+		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g),
+		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g),
+		doctorCommand(g), versionCommand(),
+	)
+	return root
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		if len(names) == 0 {
+			return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args)
+		}
+		return usagef("%s takes %d argument(s): %s", cmd.CommandPath(), len(names), fmt.Sprint(names))
+	}
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gridwire/gridwire/agent/api"
+)
+
+func getStatus(ctx context.Context, g *globals) (*api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	st := &api.Status{}
+	return st, g.client().Get(ctx, "/v1/status", st)
+}
+
+func statusCommand(g *globals) *cobra.Command {
+	var asJSON, watch bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show this node, its network, every peer and its path",
+		Args:  exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON && watch {
+				return usagef("--json and --watch contradict each other")
+			}
+			for {
+				st, err := getStatus(cmd.Context(), g)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(cmd.OutOrStdout(), st)
+				}
+				if watch {
+					fmt.Fprint(cmd.OutOrStdout(), "\x1b[H\x1b[2J")
+				}
+				printStatus(cmd.OutOrStdout(), st, time.Now())
+				if !watch {
+					return nil
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(time.Second):
+				}
+			}
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&watch, "watch", false, "show again each second, until Ctrl-C")
+	return cmd
+}
+
+func printStatus(w io.Writer, st *api.Status, now time.Time) {
+	if st.Network == nil {
+		fmt.Fprintln(w, "This machine is no member of a network yet: gridwire join TOKEN, or gridwire init NETWORK.")
+		return
+	}
+	role := ""
+	if st.Self.Issuer {
+		role = ", issuer"
+	}
+	fmt.Fprintf(w, "%s in %s%s   %s\n", st.Self.Name, st.Network.Domain, role, strings.Join(st.Self.Addresses, "  "))
+	fmt.Fprintf(w, "interface %s, UDP port %d, NAT: %s", st.Self.Interface, st.Self.ListenPort, st.Self.NAT)
+	if st.Self.CertificateExpires != nil {
+		fmt.Fprintf(w, ", certificate until %s", st.Self.CertificateExpires.Local().Format("2 Jan 2006"))
+	}
+	fmt.Fprint(w, "\n\n")
+	if len(st.Peers) == 0 {
+		fmt.Fprintln(w, "No other members yet. Invite one:  gridwire invite --name NAME")
+	} else {
+		printPeers(w, st.Peers, now)
+	}
+	for _, warning := range st.Warnings {
+		fmt.Fprintf(w, "\nwarning: %s\n", warning)
+	}
+}
+
+func printPeers(w io.Writer, peers []api.Peer, now time.Time) {
+	slices.SortFunc(peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })
+	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(tw, "PEER\tSTATE\tPATH\tENDPOINT\tRTT\tLOSS\tRECEIVED\tSENT\tHANDSHAKE\tADDRESS")
+	for _, p := range peers {
+		addr := ""
+		if len(p.Addresses) > 0 {
+			addr = p.Addresses[len(p.Addresses)-1] // the IPv4 address where there is one: it is the shorter one
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.State, pathText(p), dash(p.Path.Remote), rttText(p.RTT),
+			lossText(p), bytesText(p.ReceiveBytes), bytesText(p.TransmitBytes), agoText(p.LastHandshake, now), strings.TrimSuffix(strings.TrimSuffix(addr, "/128"), "/32"))
+	}
+	_ = tw.Flush()
+	for _, p := range peers {
+		if p.Reason != "" && p.State != "connected" {
+			fmt.Fprintf(w, "\n%s: %s\n", p.Name, p.Reason)
+		}
+	}
+}
+
+func pathText(p api.Peer) string {
+	if p.Path.Kind != "direct" {
+		return dash(p.Path.Kind)
+	}
+	switch p.Path.RemoteType {
+	case "srflx":
+		return "direct, through NAT"
+	case "prflx":
+		return "direct, through NAT*"
+	}
+	return "direct"
+}
+
+func dash(s string) string {
+	if s == "" || s == "none" {
+		return "-"
+	}
+	return s
+}
+
+func rttText(seconds float64) string {
+	if seconds == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", seconds*1000)
+}
+
+func lossText(p api.Peer) string {
+	if p.State != "connected" {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f %%", p.Loss*100)
+}
+
+func bytesText(n uint64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, i := float64(n)/unit, 0
+	for ; v >= unit && i < 4; i++ {
+		v /= unit
+	}
+	return fmt.Sprintf("%.1f %ciB", v, "KMGTP"[i])
+}
+
+func agoText(t, now time.Time) string {
+	if t.IsZero() || t.Unix() <= 0 {
+		return "-"
+	}
+	return now.Sub(t).Round(time.Second).String() + " ago"
+}
+
+func waitCommand(g *globals) *cobra.Command {
+	var peer string
+	var all bool
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "wait",
+		Short: "Return when a link (or this node, or every link) is up; exit status 5 at the timeout",
+		Args:  exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if peer != "" && all {
+				return usagef("--peer and --all contradict each other")
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
+			defer cancel()
+			return waitUntil(ctx, g, peer, all)
+		},
+	}
+	cmd.Flags().StringVar(&peer, "peer", "", "wait for the link to this `NAME`")
+	cmd.Flags().BoolVar(&all, "all", false, "wait for the links to all members")
+	cmd.Flags().DurationVar(&limit, "timeout", 30*time.Second, "give up after this time")
+	return cmd
+}
+
+// waitUntil asks every 20 ms: the agent answers from memory. Without a name it waits for one connected link.
+func waitUntil(ctx context.Context, g *globals, peer string, all bool) error {
+	asked := false
+	for {
+		st := &api.Status{}
+		err := g.client().Get(ctx, "/v1/status", st)
+		missing := "the agent has not answered"
+		switch {
+		case err == nil:
+			missing = notUp(st, peer, all)
+			if missing == "" {
+				return nil
+			}
+			if peer != "" && !asked && st.Network != nil {
+				asked = g.client().Post(ctx, "/v1/want", api.NameRequest{Name: peer}, nil) == nil
+			}
+		case ctx.Err() == nil:
+			missing = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return timeout{fmt.Errorf("timeout: %s", missing)}
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// notUp says what is still missing, or nothing.
+func notUp(st *api.Status, peer string, all bool) string {
+	if st.Network == nil {
+		return "this machine is no member yet"
+	}
+	var down []string
+	known := false
+	for _, p := range st.Peers {
+		up := p.State == "connected" || p.State == "idle"
+		switch {
+		case peer == "" && !all && up, peer == p.Name && up:
+			return ""
+		case peer == p.Name:
+			known = true
+		}
+		if !up {
+			down = append(down, p.Name+" is "+p.State)
+		}
+	}
+	switch {
+	case peer != "" && !known:
+		return fmt.Sprintf("no member is named %q", peer)
+	case all && len(down) == 0 && len(st.Peers) > 0:
+		return ""
+	case len(st.Peers) == 0:
+		return "this network has no other member"
+	}
+	return strings.Join(down, ", ")
+}

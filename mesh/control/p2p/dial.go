@@ -1,0 +1,117 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/gridwire/gridwire/mesh"
+)
+
+// EnrolProtocol is the only one that a stranger may open, besides the proof of membership itself.
+const EnrolProtocol protocol.ID = "/gridwire/enrol/1"
+
+const (
+	dialTimeout  = 5 * time.Second // QUIC has sent its first packet some five times by then
+	maxDialAddrs = 12              // whoever is asked to dial sends to no more places than this
+)
+
+// ErrNoAddress says that no address of the node is known that may be dialled.
+var ErrNoAddress = errors.New("no address of it is known that may be dialled")
+
+// Dial returns a connection to id: the one there is, else the first that any of the addresses gives, all tried at once. The
+// connection need not be proven.
+func (h *Host) Dial(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort) (*Conn, error) {
+	pid, err := PeerID(id)
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s: %w", id.Short(), err)
+	}
+	if c := h.live(id); c != nil {
+		return c, nil
+	}
+	targets := h.targets(addrs)
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("dialling %s at %v: %w", id.Short(), addrs, ErrNoAddress)
+	}
+	// Only these: what an earlier dial left behind may be out of date.
+	h.peers.ClearAddrs(pid)
+	h.peers.AddAddrs(pid, targets, 2*dialTimeout)
+	// Forcing a direct dial also skips libp2p's backoff of 5 s and more: the policy has one of its own.
+	nc, err := h.swarm.DialPeer(network.WithDialPeerTimeout(network.WithForceDirectDial(ctx, "gridwire"), dialTimeout), pid)
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s at %v: %w", id.Short(), addrs, err)
+	}
+	c := h.connOf(nc)
+	if c == nil {
+		return nil, fmt.Errorf("dialling %s at %v: the connection ended at once", id.Short(), addrs)
+	}
+	return c, nil
+}
+
+// live returns a connection to id, a proven one if there is any.
+func (h *Host) live(id mesh.NodeID) *Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var found *Conn
+	for _, c := range h.conns {
+		if c.id != id || c.ctx.Err() != nil {
+			continue
+		}
+		if found == nil || c.IsProven() {
+			found = c
+		}
+	}
+	return found
+}
+
+// targets leaves out what must not or cannot be dialled.
+func (h *Host) targets(addrs []netip.AddrPort) []ma.Multiaddr {
+	v4, v6 := h.Families()
+	var out []ma.Multiaddr
+	for _, ap := range slices.Compact(slices.Clone(addrs)) {
+		a := ap.Addr().Unmap()
+		switch {
+		case len(out) >= maxDialAddrs:
+			return out
+		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" || ap.Port() == 0:
+			continue
+		case a.Is4() && !v4 || a.Is6() && !v6:
+			continue
+		case h.cfg.AddressOK != nil && !h.cfg.AddressOK(a):
+			continue
+		}
+		if m, err := multiaddr(netip.AddrPortFrom(a, ap.Port())); err == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// OpenEnrol dials a member by the addresses of an invitation and opens a stream of the enrolment protocol: what a joiner does, whose
+// host proves nothing yet. Closing the stream leaves the connection; it is proven once the joiner is a member.
+func (h *Host) OpenEnrol(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort) (io.ReadWriteCloser, error) {
+	c, err := h.Dial(ctx, id, addrs)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.Open(ctx, EnrolProtocol)
+	if err != nil {
+		return nil, err
+	}
+	c.Use()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := s.SetDeadline(deadline); err != nil {
+			_ = s.Reset()
+			return nil, fmt.Errorf("opening an enrolment stream to %s: %w", id.Short(), err)
+		}
+	}
+	return s, nil
+}

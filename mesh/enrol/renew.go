@@ -1,0 +1,131 @@
+package enrol
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/pki"
+	"github.com/gridwire/gridwire/mesh/wire"
+)
+
+// renewTimeout bounds one issuer, so that one that is off does not keep the next from being asked.
+const renewTimeout = 10 * time.Second
+
+// Send passes a frame to a member and returns its answer; for the node itself (an issuer renewing its own certificate) it calls
+// Handler.Handle. It returns soon after ctx ends.
+type Send func(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame) (*wire.EnrolResponse, error)
+
+// Renew gets a new certificate for the same keys, name, tags and routes, from the first of issuers (their View entries: node ID and seal
+// key are used) that gives one, and returns its chain. The WireGuard key stays, so no packet is lost. The current certificate may have
+// expired, by at most 7 days. The IPv4 address changes if another issuer than before renews. A refusal is an *Error.
+//
+// Of a Bundle use Rekey: Renew refuses it.
+func Renew(ctx context.Context, m *Membership, issuers []*mesh.Member, send Send, now func() time.Time) ([][]byte, error) {
+	if m.Bundle {
+		return nil, errors.New("renewing: the keys are those of an offline bundle, which others may have: rekey instead")
+	}
+	chain, err := m.renewed(ctx, m.Keys, issuers, send, now)
+	if err != nil {
+		return nil, fmt.Errorf("renewing this node's certificate: %w", err)
+	}
+	return chain, nil
+}
+
+// Rekey gets a certificate under the same name for fresh keys and returns the membership with them; m is not changed. The issuer revokes the
+// old certificate and its key some seconds later. Save the result, then start anew with it: node ID, addresses and WireGuard key are other
+// ones. next must outlive a crash (NextKeys): called again with the same, Rekey gets the same certificate, even when the old one
+// is revoked already.
+func Rekey(ctx context.Context, m *Membership, next Keys, issuers []*mesh.Member, send Send, now func() time.Time) (*Membership, error) {
+	if err := next.check(); err != nil {
+		return nil, fmt.Errorf("rekeying: %w", err)
+	}
+	if next.ID() == m.ID() || next.Public() == m.Public() {
+		return nil, errors.New("rekeying: the new keys are the old ones")
+	}
+	chain, err := m.renewed(ctx, next, issuers, send, now)
+	if err != nil {
+		return nil, fmt.Errorf("replacing the keys of the offline bundle: %w", err)
+	}
+	return &Membership{Keys: next, Chain: chain, Root: m.Root, Secret: m.Secret, Items: m.Items}, nil
+}
+
+// renewed asks the issuers one after the other, with the proof of m's key, for a certificate for keys.
+func (m *Membership) renewed(ctx context.Context, keys Keys, issuers []*mesh.Member, send Send, now func() time.Time) ([][]byte, error) {
+	root, old, _, err := m.check()
+	if err != nil {
+		return nil, err
+	}
+	var said []string
+	var refusal *Error
+	for _, is := range issuers {
+		if ctx.Err() != nil {
+			break
+		}
+		if !is.Issuer || is.SealKey == [32]byte{} {
+			continue
+		}
+		chain, err := m.renewAt(ctx, root, old, keys, is, send, now)
+		if err == nil {
+			return chain, nil
+		}
+		said = append(said, fmt.Sprintf("%s: %v", is.Name, err))
+		var e *Error
+		if errors.As(err, &e) && !e.Hearsay && (refusal == nil || refusal.Code == wire.EnrolError_ENROL_UNREACHABLE) {
+			refusal = e
+		}
+	}
+	until := "the certificate is valid until " + stamp(old.NotAfter)
+	if now().After(old.NotAfter) {
+		until = "the certificate expired on " + stamp(old.NotAfter) + " and can be renewed until " + stamp(old.NotAfter.Add(keepExpired))
+	}
+	switch {
+	case refusal != nil:
+		return nil, refusal
+	case ctx.Err() != nil:
+		return nil, refuse(wire.EnrolError_ENROL_UNREACHABLE, "interrupted (%v); %s. %s", context.Cause(ctx), until, strings.Join(said, "; "))
+	case len(said) == 0:
+		return nil, refuse(wire.EnrolError_ENROL_UNREACHABLE, "no issuer is known; %s. Start one, or appoint one (gridwire issuer add)", until)
+	}
+	return nil, refuse(wire.EnrolError_ENROL_UNREACHABLE, "no issuer gave one; %s. %s", until, strings.Join(said, "; "))
+}
+
+// renewAt asks one issuer and judges its answer.
+func (m *Membership) renewAt(ctx context.Context, root *pki.Root, old *pki.Leaf, keys Keys, is *mesh.Member, send Send,
+	now func() time.Time) ([][]byte, error) {
+	x, err := newExchange(root.Network.ID, is.ID, is.SealKey, keys, old.Name, func(r *wire.EnrolRequest) {
+		r.RenewChain = m.Chain
+		r.RenewSignature = ed25519.Sign(m.Identity, renewText(r.GetCsr(), r.GetNonce(), r.GetReplyKey()))
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	resp, err := send(ctx, is.ID, x.frame)
+	if err != nil {
+		return nil, err
+	}
+	res, err := x.open(resp)
+	if err != nil {
+		return nil, err
+	}
+	got := &Membership{Keys: keys, Chain: res.GetChain(), Root: m.Root}
+	_, leaf, by, err := got.check()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("its certificate is no good: %w", err)
+	case by.NodeID != is.ID:
+		return nil, fmt.Errorf("its certificate is signed by %s", by.Name)
+	case leaf.Name != old.Name:
+		return nil, fmt.Errorf("its certificate is for %s instead of %s", leaf.Name, old.Name)
+	}
+	if err := leaf.CheckTime(now()); err != nil && !errors.Is(err, pki.ErrNotYetValid) {
+		return nil, fmt.Errorf("its certificate is no good: %w", err)
+	}
+	return got.Chain, nil
+}

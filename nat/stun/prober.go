@@ -1,0 +1,284 @@
+package stun
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gridwire/gridwire/nat"
+)
+
+const (
+	defaultInterval = 10 * time.Minute
+	firstRetry      = time.Second     // after a round that taught nothing; doubles up to the interval
+	reachLimit      = 4 * time.Second // for one reachability test
+	serversPerRound = 4               // of each family; two answers tell the type, the others replace silent ones
+)
+
+// ProberConfig is what a Prober needs.
+type ProberConfig struct {
+	Bind     func(ctx context.Context, server netip.AddrPort) (nat.Mapping, error)
+	Servers  func() []netip.AddrPort // members that answer, best first
+	Local    func() []netip.Addr     // this machine's usable addresses; with none, nobody is asked
+	Port     func() uint16
+	Reach    func(ctx context.Context, addr netip.AddrPort) (bool, error) // asks members to probe addr; nil: never tested
+	Interval time.Duration                                                // between rounds; 0: 10 minutes
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// Prober owns the current nat.Report. Make it with NewProber.
+type Prober struct {
+	c       ProberConfig
+	trigger chan struct{}
+	current atomic.Pointer[nat.Report]
+
+	mu       sync.Mutex // guards watchers
+	watchers map[chan nat.Report]struct{}
+}
+
+// NewProber checks c. It starts nothing.
+func NewProber(c ProberConfig) (*Prober, error) {
+	if c.Bind == nil || c.Servers == nil || c.Local == nil || c.Port == nil {
+		return nil, errors.New("making the NAT prober: Bind, Servers, Local and Port must be given")
+	}
+	if c.Interval <= 0 {
+		c.Interval = defaultInterval
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Prober{c: c, trigger: make(chan struct{}, 1), watchers: make(map[chan nat.Report]struct{})}
+	p.current.Store(&nat.Report{Type: nat.Unknown})
+	return p, nil
+}
+
+// Trigger starts a round now, in place of one under way: the network changed, or there are new servers. It never blocks.
+func (p *Prober) Trigger() { offer(p.trigger, struct{}{}) }
+
+// Report returns what is known; the type is nat.Unknown at first.
+func (p *Prober) Report() nat.Report { return *p.current.Load() }
+
+// Watch returns a mailbox that holds the newest report not yet taken, and a function that ends it.
+func (p *Prober) Watch() (<-chan nat.Report, func()) {
+	c := make(chan nat.Report, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watchers[c] = struct{}{}
+	return c, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.watchers, c)
+	}
+}
+
+// Run asks at once, at each Trigger and each Interval (sooner while nobody has answered), until ctx ends. It returns nil.
+func (p *Prober) Run(ctx context.Context) error {
+	retry := firstRetry
+	for fresh := true; ; {
+		roundCtx, cancel := context.WithCancel(ctx)
+		triggered := p.round(roundCtx, fresh)
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if fresh = triggered; triggered {
+			continue
+		}
+		pause := p.c.Interval
+		if len(p.Report().Mappings) == 0 {
+			pause = min(retry, p.c.Interval)
+			retry = min(2*retry, p.c.Interval)
+		} else {
+			retry = firstRetry
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-p.trigger:
+			timer.Stop()
+			fresh, retry = true, firstRetry
+		case <-timer.C:
+		}
+	}
+}
+
+// round asks every chosen server at once and then has the best mapped addresses tested. A fresh round, which does not trust the report
+// that stands, publishes at every answer, because a join waits for the first. It returns true if Trigger ended it.
+func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		server  netip.AddrPort
+		mapping nat.Mapping
+		err     error
+	}
+	servers := pick(p.c.Servers(), p.c.Local())
+	results := make(chan result, len(servers))
+	var wait sync.WaitGroup
+	defer wait.Wait() // for the askers, which cancel ends
+	defer cancel()
+	for _, server := range servers {
+		wait.Go(func() {
+			m, err := p.c.Bind(ctx, server)
+			results <- result{server, m, err}
+		})
+	}
+	var mappings []nat.Mapping
+	var silent []netip.AddrPort
+	for range servers {
+		select {
+		case <-p.trigger:
+			return true
+		case <-ctx.Done():
+			return false
+		case r := <-results:
+			if r.err != nil {
+				silent = append(silent, r.server)
+				p.c.Log.Debug("member did not say where we are", "server", r.server, "error", r.err)
+				continue
+			}
+			mappings = append(mappings, r.mapping)
+			if fresh {
+				p.publish(p.judge(mappings, nil, p.wasReachable(mappings)))
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return false
+	}
+	reachable, triggered := p.reach(ctx, mappings)
+	if !triggered && ctx.Err() == nil {
+		p.publish(p.judge(mappings, silent, reachable))
+	}
+	return triggered
+}
+
+func (p *Prober) judge(mappings []nat.Mapping, silent []netip.AddrPort, reachable bool) nat.Report {
+	return Classify(p.c.Local(), p.c.Port(), mappings, silent, reachable, p.c.Now())
+}
+
+// wasReachable keeps an earlier proof as long as the best mapped address is the one that it was about.
+func (p *Prober) wasReachable(mappings []nat.Mapping) bool {
+	was, now := p.Report(), distinct(mappings)
+	return was.Reachable && len(was.Mapped) > 0 && len(now) > 0 && was.Mapped[0] == now[0]
+}
+
+// reach tests the best mapped address of each family. A test that could not be made leaves what was known.
+func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable, triggered bool) {
+	mapped := distinct(mappings)
+	if p.c.Reach == nil || len(mapped) == 0 {
+		return p.wasReachable(mappings), false
+	}
+	targets := mapped[:1]
+	if i := slices.IndexFunc(mapped, func(a netip.AddrPort) bool { return a.Addr().Is4() != mapped[0].Addr().Is4() }); i > 0 {
+		targets = []netip.AddrPort{mapped[0], mapped[i]}
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachLimit)
+	defer cancel()
+	type result struct {
+		ok  bool
+		err error
+	}
+	results := make(chan result, len(targets))
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel()
+	for _, target := range targets {
+		wait.Go(func() {
+			ok, err := p.c.Reach(ctx, target)
+			results <- result{ok, err}
+		})
+	}
+	tested := false
+	for range targets {
+		select {
+		case <-p.trigger:
+			return false, true
+		case r := <-results:
+			if r.err != nil {
+				p.c.Log.Debug("reachability could not be tested", "error", r.err)
+				continue
+			}
+			tested, reachable = true, reachable || r.ok
+		}
+	}
+	if !tested {
+		return p.wasReachable(mappings), false
+	}
+	return reachable, false
+}
+
+// pick takes up to serversPerRound of each family, those at different hosts first: two ports of one host cannot tell an
+// address-dependent mapping (RFC 4787, 4.1). Of a family in which this machine has no address, it takes none: their silence would say
+// nothing and hold the round up.
+func pick(servers []netip.AddrPort, local []netip.Addr) []netip.AddrPort {
+	var out, rest []netip.AddrPort
+	hosts := make(map[netip.Addr]bool)
+	for _, s := range servers {
+		s = netip.AddrPortFrom(s.Addr().Unmap(), s.Port())
+		if !slices.ContainsFunc(local, func(l netip.Addr) bool { return l.Unmap().Is4() == s.Addr().Is4() }) {
+			continue
+		}
+		if hosts[s.Addr()] {
+			rest = append(rest, s)
+			continue
+		}
+		hosts[s.Addr()] = true
+		out = append(out, s)
+	}
+	count := make(map[bool]int)
+	chosen := make(map[netip.AddrPort]bool)
+	return slices.DeleteFunc(append(out, rest...), func(s netip.AddrPort) bool {
+		v4 := s.Addr().Is4()
+		if chosen[s] || count[v4] == serversPerRound {
+			return true
+		}
+		chosen[s] = true
+		count[v4]++
+		return false
+	})
+}
+
+// publish stores r and puts it into every mailbox, if it says anything new. A change of type is logged.
+func (p *Prober) publish(r nat.Report) {
+	old := p.current.Swap(&r)
+	if old.Type != r.Type || old.Reachable != r.Reachable {
+		p.c.Log.Info("NAT judged", "type", r.Type, "reachable", r.Reachable, "mapped", r.Mapped, "answers", len(r.Mappings), "silent", len(r.Silent))
+	}
+	if same(*old, r) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.watchers {
+		select {
+		case <-c: // the older one
+		default:
+		}
+		offer(c, r)
+	}
+}
+
+// same leaves out when, how fast, and in which order the servers answered.
+func same(a, b nat.Report) bool {
+	servers := func(r nat.Report) map[netip.AddrPort]netip.AddrPort {
+		m := make(map[netip.AddrPort]netip.AddrPort, len(r.Mappings))
+		for _, x := range r.Mappings {
+			m[x.Server] = x.Mapped
+		}
+		return m
+	}
+	return a.Type == b.Type && a.Reachable == b.Reachable && slices.Equal(a.Mapped, b.Mapped) &&
+		len(a.Silent) == len(b.Silent) && reflect.DeepEqual(servers(a), servers(b))
+}
