@@ -39,10 +39,11 @@ func openTUN(name string, mtu int) (tun.Device, error) {
 	if err != nil {
 		return nil, openError(name, err)
 	}
-	file := os.NewFile(uintptr(fd), tunPath)
 	if err := attach(fd, name); err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(err, unix.Close(fd))
 	}
+	// Only now: NewFile registers the descriptor with the runtime's poller, and one that has no interface yet polls as broken.
+	file := os.NewFile(uintptr(fd), tunPath)
 	dev, err := tun.CreateTUNFromFile(file, mtu)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("preparing interface %s with MTU %d: %w", name, mtu, err), file.Close())

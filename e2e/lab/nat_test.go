@@ -138,7 +138,9 @@ func TestCrossing(t *testing.T) {
 
 	as, bs, am, bm = pair(51821)
 	as.send(bm, "too early")
-	through(as, ps) // one way later "too early" has reached the router of b
+	through(as, ps) // "too early" is past the middle now, so what p sends comes to the router of b after it
+	ps.send(bm, "after it")
+	bs.expect("after it")
 	bs.send(am, "from another port by now")
 	as.send(bm, "to the old port")
 	as.silent("b's mapping was taken by the early packet")
@@ -197,6 +199,25 @@ func TestForgetAndRenumber(t *testing.T) {
 			}
 			ps.send(next, "to the new address")
 			as.expect("to the new address")
+		})
+	}
+}
+
+// TestUDPTimeout waits for mappings to expire, which only the kernel's clock does.
+func TestUDPTimeout(t *testing.T) {
+	for _, kind := range []NATKind{PortRestricted, FullCone} {
+		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, Options{})
+			p := must(l.Public("p"))(t)
+			r := must(l.Router("r", NATConfig{Kind: kind, UDPTimeout: time.Second}, nil))(t)
+			a := must(r.Host("a"))(t)
+			as, ps := udp(t, a, 51820), udp(t, p, 1000)
+			mapped := through(as, ps)
+			time.Sleep(1500 * time.Millisecond)
+			ps.send(mapped, "to an expired mapping")
+			ps.send(through(as, ps), "to a new one")
+			as.expect("to a new one")
 		})
 	}
 }

@@ -37,7 +37,7 @@ func (k NATKind) String() string {
 // NATConfig describes a router.
 type NATConfig struct {
 	Kind         NATKind
-	AcceptInput  bool          // unsolicited packets to the router itself are delivered to it (refused, not dropped), which leaves conntrack entries
+	AcceptInput  bool          // unsolicited packets reach the router itself (refused, not dropped), which leaves conntrack entries
 	IPv6         bool          // gets a prefix and routes it, behind a stateful firewall; Options.IPv6 must be set
 	Hairpin      bool          // hosts behind it reach each other by their external addresses (RFC 4787, 6)
 	CarrierGrade bool          // its LAN is in 100.64.0.0/10 and its customers do not see each other there (RFC 6598)

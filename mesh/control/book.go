@@ -63,11 +63,11 @@ func (b *book) onLink(a netip.Addr) bool {
 }
 
 // near reports whether a way to the member is known that needs nobody's help.
-func (b *book) near(id mesh.NodeID) bool {
+func (b *book) near(m *mesh.Member) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, path := b.paths[id]
-	return path || len(b.lan[id]) > 0
+	_, path := b.paths[m.ID]
+	return path || len(b.lan[m.ID]) > 0 || slices.ContainsFunc(m.LAN, func(a netip.AddrPort) bool { return b.onLink(a.Addr()) })
 }
 
 // addrs returns where to dial a member, what is likely to work first. Addresses on its own networks that are not on ours come last:

@@ -26,7 +26,7 @@ const (
 	listenHelloLimit = 256 << 10
 	listenHelloLists = 192 << 10
 
-	strangerTime = 30 * time.Second // an inbound connection that is neither proven nor enrolling is closed after this
+	strangerTime = 10 * time.Second // an inbound connection that is not proven and on which nothing is going on is closed after this
 )
 
 // meet takes a new connection through the proof and serves it until it ends.
@@ -48,17 +48,21 @@ func (c *Control) meet(ctx context.Context, conn *p2p.Conn) {
 	cancel()
 	c.proven(l)
 	c.work.run(func() { c.sync(l) })
-	c.beat(l)
+	c.beat(ctx, l)
 }
+
+// errNotProven is why a stranger's connection ends.
+var errNotProven = errors.New("it was not proven in time")
 
 // await gives the dialler time to prove itself; the stream handler does the rest (answer).
 func (c *Control) await(conn *p2p.Conn) {
 	for {
 		left := time.Until(conn.LastUse().Add(strangerTime))
-		if left <= 0 {
-			conn.Close(errors.New("it was not proven in time"))
+		if left <= 0 && conn.Serving() == 0 {
+			conn.Close(errNotProven)
 			return
 		}
+		left = max(left, time.Second) // an enrolment may wait for the issuer
 		wctx, cancel := context.WithTimeout(conn.Context(), left)
 		err := conn.WaitProven(wctx)
 		cancel()
@@ -106,7 +110,7 @@ func (c *Control) propose(ctx context.Context, conn *p2p.Conn) (_ *link, err err
 }
 
 // answer is the listener's side of the proof. It shows its own only to whom it accepts.
-func (c *Control) answer(conn *p2p.Conn, s network.Stream) {
+func (c *Control) answer(run context.Context, conn *p2p.Conn, s network.Stream) {
 	ctx, cancel := context.WithTimeout(conn.Context(), helloTimeout)
 	defer cancel()
 	leave, ok := c.door.enterHello(ctx, conn, c.host.Welcomed(conn.Remote().Addr()))
@@ -122,7 +126,7 @@ func (c *Control) answer(conn *p2p.Conn, s network.Stream) {
 		c.log.Debug("a host did not prove that it is a member", "node", conn.ID().Short(), "remote", conn.Remote(), "err", err)
 		return
 	}
-	c.work.run(func() { c.beat(l) })
+	c.work.run(func() { c.beat(run, l) })
 }
 
 func (c *Control) examine(ctx context.Context, conn *p2p.Conn, s network.Stream) (*link, error) {
@@ -207,7 +211,7 @@ func (c *Control) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*li
 	// Only now: a stranger must not make this node check lists. Its lists may well concern itself, so it is judged once more.
 	for _, list := range h.GetRevocationLists() {
 		if _, err := c.submit(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}); err != nil {
-			return nil, fmt.Errorf("its revocation list: %w", err)
+			c.log.Debug("the directory refused a revocation list", "from", conn.ID().Short(), "err", err)
 		}
 	}
 	if _, err := c.submit(ctx, &wire.Item{Item: &wire.Item_Record{Record: h.GetRecord()}}); err != nil {

@@ -76,8 +76,10 @@ func (c *Control) proven(l *link) {
 	c.events.put(evProven{l})
 }
 
-// beat keeps the pulse of a proven link until the connection ends.
-func (c *Control) beat(l *link) {
+// beat keeps the pulse of a proven link until the connection ends, which it does with ctx at the latest.
+func (c *Control) beat(ctx context.Context, l *link) {
+	stop := context.AfterFunc(ctx, func() { l.conn.Close(errStopped) })
+	defer stop()
 	defer func() { c.events.put(evEnded{l, context.Cause(l.conn.Context())}) }()
 	b := &beater{link: l, answers: make(chan uint32, 4)}
 	defer b.close()

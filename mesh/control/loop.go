@@ -33,6 +33,7 @@ type (
 
 const (
 	membersEvery = 500 * time.Millisecond // a heal changes the View thousands of times; the policy looks at it this often
+	nearSoon     = 50 * time.Millisecond  // collects paths: ICE opens many at once
 	young        = 3 * time.Second        // GossipSub has grafted a new peer by then
 	relearn      = 300 * time.Millisecond // collects news from several exchanges
 	linger       = 2 * time.Second        // of a second connection to the same member, for the streams on it
@@ -62,9 +63,7 @@ func (c *Control) loop(ctx context.Context) {
 			return
 		case v := <-views:
 			o.enforce(v)
-			if o.membersAt.IsZero() {
-				o.membersAt = o.membersLast.Add(membersEvery)
-			}
+			o.look(o.membersLast.Add(membersEvery))
 		case <-c.events.ready:
 			for _, ev := range c.events.take() {
 				o.handle(ev)
@@ -129,6 +128,13 @@ func (o *owner) due(now time.Time) {
 	}
 }
 
+// look makes the policy see who there is at that time, if not before.
+func (o *owner) look(at time.Time) {
+	if o.membersAt.IsZero() || at.Before(o.membersAt) {
+		o.membersAt = at
+	}
+}
+
 func (o *owner) handle(ev any) {
 	now := time.Now()
 	switch e := ev.(type) {
@@ -160,7 +166,7 @@ func (o *owner) handle(ev any) {
 			}
 		}
 	case evNear:
-		o.membersAt = now
+		o.look(now.Add(nearSoon))
 	case evNetwork:
 		o.network(e.links)
 		o.membersAt = now
@@ -220,9 +226,10 @@ func (o *owner) retire(l *link) {
 		defer t.Stop()
 		select {
 		case <-t.C:
-			l.conn.Close(errSuperseded)
 		case <-l.conn.Context().Done():
+		case <-o.ctx.Done():
 		}
+		l.conn.Close(errSuperseded)
 	})
 }
 
@@ -262,12 +269,17 @@ func (o *owner) members(now time.Time) {
 		ev.Reachable = me.Reachable
 	}
 	for m := range v.Peers() {
-		addrs := o.c.book.addrs(m)
-		for _, a := range addrs {
+		for _, a := range m.Endpoints {
 			welcome[a.Addr()] = true
 		}
-		near := o.c.book.near(m.ID)
-		ev.Peers = append(ev.Peers, policy.Peer{ID: m.ID, Reachable: m.Reachable && len(m.Endpoints) > 0, Near: near, Dialable: len(addrs) > 0})
+		for _, a := range m.LAN {
+			welcome[a.Addr()] = true
+		}
+		near := o.c.book.near(m)
+		ev.Peers = append(ev.Peers, policy.Peer{
+			ID: m.ID, Reachable: m.Reachable && len(m.Endpoints) > 0, Near: near,
+			Dialable: near || len(m.Endpoints)+len(m.LAN) > 0,
+		})
 	}
 	for _, l := range o.links {
 		welcome[l.conn.Remote().Addr()] = true

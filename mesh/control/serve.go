@@ -28,7 +28,7 @@ var errNotRunning = errors.New("the control plane does not run")
 // serve registers what other hosts may open.
 func (c *Control) serve(ctx context.Context) {
 	h := c.host
-	h.Handle(helloProtocol, true, c.answer)
+	h.Handle(helloProtocol, true, func(conn *p2p.Conn, s network.Stream) { c.answer(ctx, conn, s) })
 	h.Handle(p2p.EnrolProtocol, true, func(conn *p2p.Conn, s network.Stream) { c.serveEnrol(ctx, conn, s) })
 	h.Handle(beatProtocol, false, c.echo)
 	h.Handle(syncProtocol, false, c.serveSync)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,11 +22,15 @@ const (
 	syncFrames  = 4096      // from one peer in one exchange
 )
 
-// submit takes an item into the directory and reports whether it was news.
+// submit takes an item into the directory and reports whether it was news. An error says that whoever sent it should not have. What
+// is wrong on this side (a full disk, no time) is logged, and is nobody else's fault.
 func (c *Control) submit(ctx context.Context, item *wire.Item) (fresh bool, err error) {
 	v, err := c.cfg.Directory.Submit(ctx, item)
-	if err != nil {
+	if v == directory.Invalid {
 		return false, err
+	}
+	if err != nil && ctx.Err() == nil {
+		c.log.Debug("could not take in an item", "verdict", v.String(), "err", err)
 	}
 	return v == directory.Accepted, nil
 }
@@ -37,8 +42,6 @@ func (c *Control) validate(ctx context.Context, data []byte) gossip.Verdict {
 		return gossip.Reject
 	}
 	switch fresh, err := c.submit(ctx, item); {
-	case ctx.Err() != nil:
-		return gossip.Ignore // out of time is not the sender's fault
 	case err != nil:
 		return gossip.Reject
 	case !fresh:
@@ -48,12 +51,14 @@ func (c *Control) validate(ctx context.Context, data []byte) gossip.Verdict {
 	return gossip.Forward
 }
 
-// Publish takes an item into the directory and spreads it. It returns when the directory has it and GossipSub has taken it over.
+// Publish takes an item into the directory and spreads it, also when the directory knows it already. It returns when GossipSub has
+// taken it over; an error that wraps directory.ErrNotSaved says that the item is in force and on its way, but not on disk.
 func (c *Control) Publish(ctx context.Context, item *wire.Item) error {
-	if _, err := c.submit(ctx, item); err != nil {
+	v, err := c.cfg.Directory.Submit(ctx, item)
+	if err != nil && (v == directory.Invalid || !errors.Is(err, directory.ErrNotSaved)) {
 		return fmt.Errorf("publishing an item: %w", err)
 	}
-	return c.spread(ctx, item)
+	return errors.Join(err, c.spread(ctx, item))
 }
 
 func (c *Control) spread(ctx context.Context, item *wire.Item) error {

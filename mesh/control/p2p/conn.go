@@ -126,6 +126,9 @@ func (c *Conn) LastUse() time.Time { return time.Unix(0, c.used.Load()) }
 // Attempt counts how often the other side tried to prove itself on this connection, this time included.
 func (c *Conn) Attempt() int { return int(c.attempts.Add(1)) }
 
+// Serving returns how many streams that the other side opened are being served.
+func (c *Conn) Serving() int { return int(c.streams.Load()) }
+
 // Close ends the connection. The reason is for this side only.
 func (c *Conn) Close(reason error) {
 	c.cancel(reason)

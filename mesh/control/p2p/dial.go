@@ -96,7 +96,7 @@ func (h *Host) targets(addrs []netip.AddrPort) []ma.Multiaddr {
 }
 
 // OpenEnrol dials a member by the addresses of an invitation and opens a stream of the enrolment protocol: what a joiner does, whose
-// host proves nothing yet. Closing the stream leaves the connection; it is proven once the joiner is a member.
+// host proves nothing yet. The stream ends with ctx. Closing it leaves the connection, which is proven once the joiner is a member.
 func (h *Host) OpenEnrol(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort) (io.ReadWriteCloser, error) {
 	c, err := h.Dial(ctx, id, addrs)
 	if err != nil {
@@ -107,11 +107,16 @@ func (h *Host) OpenEnrol(ctx context.Context, id mesh.NodeID, addrs []netip.Addr
 		return nil, err
 	}
 	c.Use()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := s.SetDeadline(deadline); err != nil {
-			_ = s.Reset()
-			return nil, fmt.Errorf("opening an enrolment stream to %s: %w", id.Short(), err)
-		}
-	}
-	return s, nil
+	return &enrolStream{Stream: s, stop: context.AfterFunc(ctx, func() { _ = s.Reset() })}, nil
+}
+
+// enrolStream ends with the context it was opened in.
+type enrolStream struct {
+	network.Stream
+	stop func() bool
+}
+
+func (s *enrolStream) Close() error {
+	s.stop()
+	return s.Stream.Close()
 }

@@ -303,6 +303,11 @@ func (h *Host) disconnected(_ network.Network, nc network.Conn) {
 	if c != nil {
 		c.ended()
 	}
+	// Every stranger with a new key would leave something behind.
+	if h.swarm.Connectedness(nc.RemotePeer()) != network.Connected {
+		h.peers.ClearAddrs(nc.RemotePeer())
+		h.peers.RemovePeer(nc.RemotePeer())
+	}
 }
 
 func (h *Host) connOf(nc network.Conn) *Conn {

@@ -79,9 +79,11 @@ func play(role string, roles map[string]Role) int {
 		fmt.Fprintf(os.Stderr, "no role %q\n", role)
 		return 1
 	}
-	if err := loopbackUp(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	if os.Getuid() == 0 { // others stay in the test's network namespace, where it is up
+		if err := loopbackUp(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	if err := f(bufio.NewScanner(os.Stdin), os.Stdout, os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "role %s: %v\n", role, err)
@@ -250,4 +252,29 @@ func Configure(name string, addrs ...string) error {
 		}
 	}
 	return netlink.LinkSetUp(l)
+}
+
+// Join makes a veth pair between two processes' namespaces. temp is a name that is free in the test's namespace for a moment.
+func Join(temp, nameA string, pidA int, nameB string, pidB int) error {
+	a := netlink.NewLinkAttrs()
+	a.Name = temp + "0"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: temp + "1"}); err != nil {
+		return fmt.Errorf("making veth %s: %w", temp, err)
+	}
+	for _, end := range []struct {
+		temp, name string
+		pid        int
+	}{{temp + "0", nameA, pidA}, {temp + "1", nameB, pidB}} {
+		l, err := netlink.LinkByName(end.temp)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetName(l, end.name); err != nil {
+			return fmt.Errorf("naming %s: %w", end.name, err)
+		}
+		if err := netlink.LinkSetNsPid(l, end.pid); err != nil {
+			return fmt.Errorf("moving %s to process %d: %w", end.name, end.pid, err)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,542 @@
+package signal
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/wire"
+)
+
+var day0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// world is a set of members with the connections that a test gives them. Everybody sees the same View.
+type world struct {
+	t     testing.TB
+	mu    sync.Mutex
+	view  *mesh.View
+	nodes map[mesh.Name]*node
+	byID  map[mesh.NodeID]*node
+	rtt   map[[2]mesh.NodeID]time.Duration // connections
+	dead  map[[2]mesh.NodeID]bool          // connections whose frames vanish
+	dials map[mesh.NodeID]int
+	log   []string // frames sent: "alice>bob h0"
+}
+
+type node struct {
+	w    *world
+	name mesh.Name
+	id   mesh.NodeID
+	key  ed25519.PrivateKey
+	seal *ecdh.PrivateKey
+	*Signal
+
+	got []delivery // guarded by w.mu
+}
+
+type delivery struct {
+	from  mesh.NodeID
+	sig   *wire.Signal
+	delay time.Duration
+}
+
+func newWorld(t testing.TB, names ...mesh.Name) *world {
+	w := &world{
+		t: t, view: mesh.NewView(mesh.Network{}, mesh.NodeID{}), nodes: map[mesh.Name]*node{}, byID: map[mesh.NodeID]*node{},
+		rtt: map[[2]mesh.NodeID]time.Duration{}, dead: map[[2]mesh.NodeID]bool{}, dials: map[mesh.NodeID]int{},
+	}
+	for _, name := range names {
+		w.add(name)
+	}
+	return w
+}
+
+func (w *world) add(name mesh.Name) *node {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	seal, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n := &node{w: w, name: name, id: mesh.NodeIDOf(key.Public().(ed25519.PublicKey)), key: key, seal: seal}
+	n.Signal, err = New(Config{
+		Self: key, Seal: seal, Carrier: n, Now: func() time.Time { return time.Now() },
+		View: func() *mesh.View { w.mu.Lock(); defer w.mu.Unlock(); return w.view },
+		Deliver: func(from mesh.NodeID, s *wire.Signal, delay time.Duration) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			n.got = append(n.got, delivery{from, s, delay})
+		},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.nodes[name], w.byID[n.id] = n, n
+	w.member(name, func(*mesh.Member) {})
+	return n
+}
+
+func (w *world) member(name mesh.Name, alter func(*mesh.Member)) {
+	n := w.nodes[name]
+	m := &mesh.Member{ID: n.id, Name: name, CertName: name, SealKey: [32]byte(n.seal.PublicKey().Bytes())}
+	if old, ok := w.view.Member(n.id); ok {
+		c := *old
+		m = &c
+	}
+	alter(m)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view = w.view.With(m)
+}
+
+func (w *world) link(a, b mesh.Name, rtt time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rtt[[2]mesh.NodeID{w.nodes[a].id, w.nodes[b].id}] = rtt
+	w.rtt[[2]mesh.NodeID{w.nodes[b].id, w.nodes[a].id}] = rtt
+}
+
+func (w *world) via(of mesh.Name, by ...mesh.Name) {
+	w.member(of, func(m *mesh.Member) {
+		m.Via = nil
+		for _, name := range by {
+			m.Via = append(m.Via, w.nodes[name].id)
+		}
+	})
+}
+
+// SendSignal implements Carrier.
+func (n *node) SendSignal(ctx context.Context, to mesh.NodeID, f *wire.SignalFrame) (*wire.SignalAck, error) {
+	w, way := n.w, [2]mesh.NodeID{n.id, to}
+	w.mu.Lock()
+	rtt, ok := w.rtt[way]
+	dead := w.dead[way]
+	if ok {
+		w.log = append(w.log, fmt.Sprintf("%s>%s h%d", n.name, w.byID[to].name, f.GetHops()))
+	}
+	w.mu.Unlock()
+	if !ok {
+		return nil, errors.New("not connected")
+	}
+	if dead {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if err := pause(ctx, rtt/2); err != nil {
+		return nil, err
+	}
+	ack := w.byID[to].Handle(n.id, f)
+	return ack, pause(ctx, rtt/2)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Connections implements Carrier.
+func (n *node) Connections() []Conn {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	var out []Conn
+	for way, rtt := range n.w.rtt {
+		if way[0] == n.id {
+			out = append(out, Conn{way[1], rtt})
+		}
+	}
+	return out
+}
+
+// Connect implements Carrier: reachable members can be dialled.
+func (n *node) Connect(ctx context.Context, id mesh.NodeID) error {
+	n.w.mu.Lock()
+	n.w.dials[id]++
+	m, ok := n.w.view.Member(id)
+	n.w.mu.Unlock()
+	if !ok || !m.Reachable {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if err := pause(ctx, 20*time.Millisecond); err != nil {
+		return err
+	}
+	n.w.link(n.name, n.w.byID[id].name, 20*time.Millisecond)
+	return nil
+}
+
+var offer = &wire.Signal{Session: 7, Boot: 3, Body: &wire.Signal_Nudge{Nudge: &wire.Nudge{Reason: "please"}}}
+
+func (w *world) send(from, to mesh.Name) error {
+	return w.nodes[from].Send(context.Background(), w.nodes[to].id, offer)
+}
+
+// arrived demands exactly one delivery and returns it.
+func (w *world) arrived(at, from mesh.Name) delivery {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	got := w.nodes[at].got
+	if len(got) != 1 {
+		w.t.Fatalf("%d deliveries at %s, frames: %v", len(got), at, w.log)
+	}
+	if got[0].from != w.nodes[from].id || got[0].sig.GetSession() != 7 || got[0].sig.GetNudge().GetReason() != "please" {
+		w.t.Errorf("delivered %v from %v", got[0].sig, got[0].from)
+	}
+	return got[0]
+}
+
+func (w *world) frames() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.log, " ")
+}
+
+func TestDirect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "zoe")
+		w.link("alice", "bob", 40*time.Millisecond)
+		w.link("alice", "zoe", 10*time.Millisecond)
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if d := w.arrived("bob", "alice"); d.delay != 20*time.Millisecond {
+			t.Errorf("delay %v, want half of the round trip", d.delay)
+		}
+		if w.frames() != "alice>bob h0" {
+			t.Errorf("frames: %v", w.frames())
+		}
+		if c := w.nodes["alice"].Counters(); c.Sent != 1 || c.Failed != 0 {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
+// A connection that is dead, which nobody has noticed, costs directHead and not the timeout.
+func TestDeadDirectConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "zoe")
+		w.link("alice", "bob", 40*time.Millisecond)
+		w.link("alice", "zoe", 10*time.Millisecond)
+		w.link("zoe", "bob", 10*time.Millisecond)
+		w.dead[[2]mesh.NodeID{w.nodes["alice"].id, w.nodes["bob"].id}] = true
+		start := time.Now()
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > directHead+50*time.Millisecond {
+			t.Errorf("took %v", d)
+		}
+		w.arrived("bob", "alice")
+	})
+}
+
+func TestOneForwarder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "f1", "f2", "f3", "f4")
+		for _, f := range []mesh.Name{"f1", "f2", "f3", "f4"} {
+			w.link("alice", f, 20*time.Millisecond)
+		}
+		w.link("f4", "bob", 60*time.Millisecond)
+		w.via("bob", "f4")
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if d := w.arrived("bob", "alice"); d.delay != 40*time.Millisecond {
+			t.Errorf("delay %v, want 10 ms and 30 ms", d.delay)
+		}
+		if n := strings.Count(w.frames(), "alice>"); n > maxParallel || !strings.Contains(w.frames(), "alice>f4") {
+			t.Errorf("frames: %v", w.frames())
+		}
+	})
+}
+
+func TestTwoForwarders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "f1", "f2", "f3")
+		w.link("alice", "f1", 20*time.Millisecond)
+		w.link("f1", "f2", 20*time.Millisecond)
+		w.link("f2", "bob", 20*time.Millisecond)
+		w.via("bob", "f2")
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if d := w.arrived("bob", "alice"); d.delay != 30*time.Millisecond {
+			t.Errorf("delay %v", d.delay)
+		}
+		// Three would be needed: refused, with the reason.
+		w.mu.Lock()
+		delete(w.rtt, [2]mesh.NodeID{w.nodes["f2"].id, w.nodes["bob"].id})
+		w.mu.Unlock()
+		w.link("f2", "f3", time.Millisecond)
+		w.link("f3", "bob", time.Millisecond)
+		w.via("bob", "f2", "f3")
+		w.link("f1", "f2", 20*time.Millisecond)
+		err := w.send("alice", "bob")
+		if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "by f1: by f2: no connection to bob") {
+			t.Errorf("got %v", err)
+		}
+		if strings.Contains(w.frames(), "h2") && strings.Contains(w.frames(), "f3>bob") {
+			t.Errorf("frames: %v", w.frames())
+		}
+		if c := w.nodes["alice"].Counters(); c.Sent != 1 || c.Failed != 1 {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
+// Several ways at once: one delivery.
+func TestManyWaysOneDelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "f1", "f2", "f3", "g")
+		for n, f := range []mesh.Name{"f1", "f2", "f3"} {
+			w.link("alice", f, 20*time.Millisecond)
+			w.link(f, "g", time.Duration(n+1)*time.Millisecond)
+			w.link(f, "bob", 500*time.Millisecond)
+		}
+		w.link("g", "bob", time.Millisecond)
+		w.via("bob", "g")
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		w.arrived("bob", "alice")
+	})
+}
+
+// Without any connection the sender dials whom the receiver's record names, and tries again.
+func TestConnectsAndRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "public", "gone")
+		w.member("public", func(m *mesh.Member) { m.Reachable = true })
+		w.link("public", "bob", 20*time.Millisecond)
+		w.via("bob", "gone", "public")
+		start := time.Now()
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > 100*time.Millisecond {
+			t.Errorf("took %v", d)
+		}
+		w.arrived("bob", "alice")
+		w.nodes["bob"].got = nil
+		w.member("bob", func(m *mesh.Member) { m.Reachable, m.Via = true, nil })
+		if err := w.send("gone", "bob"); err != nil { // dials bob himself
+			t.Fatal(err)
+		}
+		w.arrived("bob", "gone")
+	})
+}
+
+// A forwarder without a connection to the receiver's own forwarders makes one: the sender may not be able to.
+func TestForwarderConnects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "f1", "public")
+		w.link("alice", "f1", 10*time.Millisecond)
+		w.link("public", "bob", 10*time.Millisecond)
+		w.member("public", func(m *mesh.Member) { m.Reachable = true })
+		w.via("bob", "public")
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		d := w.arrived("bob", "alice")
+		if want := 5*time.Millisecond + 20*time.Millisecond + 10*time.Millisecond + 5*time.Millisecond; d.delay != want {
+			t.Errorf("delay %v, want %v: the time for connecting counts", d.delay, want)
+		}
+	})
+}
+
+func TestSendRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob")
+		stranger := mesh.NodeID{1}
+		if err := w.nodes["alice"].Send(t.Context(), stranger, offer); !errors.Is(err, ErrNotMember) {
+			t.Errorf("to a stranger: %v", err)
+		}
+		if err := w.nodes["alice"].Send(t.Context(), w.nodes["alice"].id, offer); err == nil {
+			t.Error("to itself")
+		}
+		start := time.Now()
+		if err := w.send("alice", "bob"); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "no control connection") {
+			t.Errorf("nobody there: %v", err)
+		}
+		if time.Since(start) > 3*time.Second {
+			t.Errorf("took %v", time.Since(start))
+		}
+		w.member("bob", func(m *mesh.Member) { m.SealKey = [32]byte{} })
+		if err := w.send("alice", "bob"); !errors.Is(err, ErrNoSealKey) {
+			t.Errorf("no seal key: %v", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		w.member("bob", func(m *mesh.Member) { m.SealKey = [32]byte(w.nodes["bob"].seal.PublicKey().Bytes()) })
+		w.link("alice", "bob", time.Hour)
+		time.AfterFunc(time.Second, cancel)
+		start = time.Now()
+		if err := w.nodes["alice"].Send(ctx, w.nodes["bob"].id, offer); !errors.Is(err, ErrUnreachable) || time.Since(start) > time.Second {
+			t.Errorf("cancelled: %v after %v", err, time.Since(start))
+		}
+	})
+}
+
+func (w *world) envelope(from, to mesh.Name) []byte {
+	var id [16]byte
+	_, _ = rand.Read(id[:])
+	seal := [32]byte(w.nodes[to].seal.PublicKey().Bytes())
+	env, err := wire.SealEnvelope(w.nodes[from].key, w.nodes[to].id, seal, offer, id, day0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return env
+}
+
+func TestHandleRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "eve")
+		w.link("eve", "bob", time.Millisecond)
+		w.link("alice", "bob", time.Millisecond)
+		env := w.envelope("alice", "bob")
+		altered := bytes.Clone(env)
+		altered[len(altered)-100] ^= 1
+		for name, c := range map[string]struct {
+			from mesh.Name
+			f    *wire.SignalFrame
+			says string
+		}{
+			"altered":         {"alice", &wire.SignalFrame{Envelope: altered}, "envelope"},
+			"empty":           {"alice", &wire.SignalFrame{}, "envelope"},
+			"too large":       {"alice", &wire.SignalFrame{Envelope: make([]byte, 5000)}, "envelope"},
+			"hides its way":   {"eve", &wire.SignalFrame{Envelope: env}, "says that nobody forwarded it"},
+			"too many hops":   {"eve", &wire.SignalFrame{Envelope: env, Hops: 3}, "at most 2"},
+			"own, come back":  {"eve", &wire.SignalFrame{Envelope: w.envelope("bob", "eve"), Hops: 1}, "come back"},
+			"spent hops":      {"alice", &wire.SignalFrame{Envelope: w.envelope("alice", "eve"), Hops: 2}, "which is the limit"},
+			"not for our key": {"alice", &wire.SignalFrame{Envelope: w.wrongKey("alice", "bob")}, "sealed to another key"},
+		} {
+			ack := w.nodes["bob"].Handle(w.nodes[c.from].id, c.f)
+			if ack.GetDelivered() || !strings.Contains(ack.GetReason(), c.says) {
+				t.Errorf("%s: %v", name, ack)
+			}
+		}
+		if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, nil); ack.GetDelivered() {
+			t.Error("nil was delivered")
+		}
+		if len(w.nodes["bob"].got) != 0 {
+			t.Errorf("delivered: %v", w.nodes["bob"].got)
+		}
+		// Repeated by a forwarder: acknowledged, delivered once.
+		for range 3 {
+			if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, &wire.SignalFrame{Envelope: env, Hops: 1, Delay: 1 << 31}); !ack.GetDelivered() {
+				t.Error(ack)
+			}
+		}
+		if d := w.arrived("bob", "alice"); d.delay != maxDelay {
+			t.Errorf("a forwarder claims a delay of %v", d.delay)
+		}
+		// Gone members neither send nor receive.
+		w.view = w.view.Without(w.nodes["alice"].id)
+		if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "bob"), Hops: 1}); ack.GetDelivered() {
+			t.Error("from somebody who is no member")
+		}
+		if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, &wire.SignalFrame{Envelope: w.envelope("eve", "alice")}); ack.GetDelivered() ||
+			!strings.Contains(ack.GetReason(), "not a member") {
+			t.Error("to somebody who is no member", ack)
+		}
+	})
+}
+
+func (w *world) wrongKey(from, to mesh.Name) []byte {
+	env, err := wire.SealEnvelope(w.nodes[from].key, w.nodes[to].id, [32]byte(w.nodes["eve"].seal.PublicKey().Bytes()), offer, [16]byte{9}, day0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return env
+}
+
+func TestRateLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "eve")
+		r := newRates()
+		eve, now := w.nodes["eve"].id, day0
+		let := 0
+		for range 10000 {
+			if r.origin(eve, now) {
+				let++
+			}
+			now = now.Add(time.Millisecond)
+		}
+		if let > originBurst+10*originRate+1 {
+			t.Errorf("%d envelopes of one member in 10 s", let)
+		}
+		// One that floods does not keep another from sending.
+		for range neighbourBurst + 10 {
+			w.nodes["bob"].Handle(eve, &wire.SignalFrame{})
+		}
+		if ack := w.nodes["bob"].Handle(eve, &wire.SignalFrame{}); !strings.Contains(ack.GetReason(), "too many") {
+			t.Error(ack)
+		}
+		if ack := w.nodes["bob"].Handle(w.nodes["alice"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "bob")}); !ack.GetDelivered() {
+			t.Error(ack)
+		}
+	})
+}
+
+// seen against a list of everything: what it says is right for the newest maxSeen envelopes, and its size is bounded.
+func TestSeenOracle(t *testing.T) {
+	const size = 64
+	s := newSeen(size)
+	truth := map[seenKey]status{}
+	var order []seenKey
+	key := func(n int) seenKey { return seenKey{mesh.NodeID{byte(n % 3)}, [16]byte{byte(n), byte(n >> 8)}} }
+	for n := range 5000 {
+		k := key(n - n%7*5 + 100) // some again
+		got := s.claim(k)
+		recent := false
+		for _, o := range order[max(0, len(order)-size/2):] {
+			recent = recent || o == k
+		}
+		if recent && got != truth[k] || truth[k] == fresh && got != fresh {
+			t.Fatalf("step %d: %v, want %v", n, got, truth[k])
+		}
+		if got == fresh {
+			truth[k] = inFlight
+			order = append(order, k)
+			if n%2 == 0 {
+				s.finish(k, n%3 != 0)
+				truth[k] = map[bool]status{true: done, false: fresh}[n%3 != 0]
+			}
+		}
+		if len(s.cur)+len(s.old) > 2*size {
+			t.Fatalf("%d entries", len(s.cur)+len(s.old))
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	w := newWorld(t, "alice")
+	good := w.nodes["alice"].cfg
+	for name, alter := range map[string]func(*Config){
+		"no key": func(c *Config) { c.Self = nil }, "no seal key": func(c *Config) { c.Seal = nil },
+		"no view": func(c *Config) { c.View = nil }, "no carrier": func(c *Config) { c.Carrier = nil },
+	} {
+		c := good
+		alter(&c)
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: made", name)
+		}
+	}
+}
