@@ -59,6 +59,9 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		{"node", a.nodes},
 	})
 	_ = sdnotify.Send("STOPPING=1")
+	if err == nil {
+		log.Info("stopped")
+	}
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/gridwire/gridwire/agent/sdnotify"
 	"github.com/gridwire/gridwire/mesh/directory"
 	"github.com/gridwire/gridwire/mesh/wire"
 	"github.com/gridwire/gridwire/nat"
@@ -116,6 +117,9 @@ func (s *self) run(ctx context.Context) error {
 		}
 	}
 	s.publish(ctx)
+	if err := sdnotify.Send("READY=1\nSTATUS=a member"); err != nil {
+		s.n.log.Warn("could not tell systemd that this agent is ready", "err", err)
+	}
 	refresh := time.NewTicker(selfRefresh)
 	defer refresh.Stop()
 	for {

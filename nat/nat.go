@@ -12,8 +12,8 @@ type Type string
 
 // The words are those of status --json.
 const (
-	Open                Type = "open"                 // no NAT, or a forwarded port: strangers' packets arrive at the address others see
-	EndpointIndependent Type = "endpoint-independent" // one mapping for all destinations (RFC 4787, 4.1)
+	Open                Type = "open"                 // no NAT, and strangers' packets arrive
+	EndpointIndependent Type = "endpoint-independent" // one mapping for all destinations (RFC 4787, 4.1), or a firewall that lets in answers alone
 	EndpointDependent   Type = "endpoint-dependent"   // another mapping for each destination ("symmetric")
 	Blocked             Type = "blocked"              // no UDP answer from anybody
 	Unknown             Type = "unknown"              // not yet found out

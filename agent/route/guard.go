@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -46,7 +47,7 @@ func setGuard(iface string, trusted []string, overlay []netip.Prefix) error {
 	c.AddTable(table) // so that there is one to delete
 	c.DelTable(table)
 	c.AddTable(table)
-	inside := &nftables.Set{Table: table, Name: "inside", KeyType: nftables.TypeIFName}
+	inside := &nftables.Set{Table: table, Name: "inside", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 	var names []nftables.SetElement
 	seen := map[string]bool{}
 	for _, name := range append([]string{"lo", iface}, trusted...) {

@@ -44,7 +44,7 @@ func BenchmarkStats(b *testing.B) {
 			b.Fatal(err)
 		}
 		for i := range peers {
-			key := mesh.WGKey(wgtypes.Key{byte(i), byte(i >> 8), 1}.PublicKey())
+			key := mesh.WGKey(wgtypes.Key{2: byte(i), 3: byte(i >> 8), 31: 64}.PublicKey())
 			if err := tun.SetPeer(PeerConfig{Key: key, Endpoint: udpEndpoint(i), AllowedIPs: overlay(i)}); err != nil {
 				b.Fatal(err)
 			}

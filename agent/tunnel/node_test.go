@@ -161,7 +161,7 @@ func hosts(t testing.TB, endpoint bool) (a, b *nstest.Host) {
 	nstest.Require(t)
 	a = nstest.Start(t, "node", nstest.Options{Args: []string{"gwa", "1", "7001"}})
 	b = nstest.Start(t, "node", nstest.Options{Args: []string{"gwb", "2", "7002"}})
-	if err := nstest.Join("gwv", "eth0", a.PID(), "eth0", b.PID()); err != nil {
+	if err := nstest.Join("eth0", a.PID(), "eth0", b.PID()); err != nil {
 		t.Fatal(err)
 	}
 	tell(t, a, "configure eth0 192.0.2.1/24")

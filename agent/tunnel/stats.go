@@ -20,8 +20,8 @@ type PeerStats struct {
 	TxBytes       uint64
 }
 
-// Stats returns every peer's counters. It asks the device in this process, which is about eight times cheaper than wgctrl, whose reply
-// goes through a socket and lists all allowed prefixes as net.IPNet (BenchmarkStats).
+// Stats returns every peer's counters. It asks the device in this process: 23 us for 10 peers and 0.5 ms for 200, against 160 us and
+// 1.3 ms through wgctrl (BenchmarkStats, on a busy machine with two slow cores), and no buffers as large as the answer.
 func (t *Tunnel) Stats() (map[mesh.WGKey]PeerStats, error) {
 	if t.closed() {
 		return nil, fmt.Errorf("reading the counters of %s: %w", t.name, ErrClosed)

@@ -31,6 +31,7 @@ type world struct {
 	issuer  *pki.Issuer
 	issKey  ed25519.PrivateKey
 	nodes   []*node
+	hosts   []*Host // of strangers
 }
 
 type node struct {
@@ -137,24 +138,41 @@ func (n *node) sign(seq uint64) *wire.SignedRecord {
 // start runs a member's directory, host and control plane. It knows those given.
 func (n *node) start(know ...*node) {
 	n.w.t.Helper()
-	t := n.w.t
-	log := slog.New(slog.DiscardHandler)
-	if os.Getenv("CONTROL_TEST_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("on", n.name)
+	n.prepare()
+	n.run(know...)
+}
+
+func (n *node) log() *slog.Logger {
+	if os.Getenv("CONTROL_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
 	}
-	var err error
-	n.dir, err = directory.New(directory.Config{Root: n.w.root, Self: n.id, Persist: new(memory), Now: time.Now, Log: log})
-	check(t, err)
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("on", n.name)
+}
+
+// prepare makes the host.
+func (n *node) prepare() {
+	n.w.t.Helper()
 	n.port = n.w.net.open(n.addr, n.nat)
-	n.host, err = NewHost(HostConfig{Identity: n.key, Log: log, Sockets: func(family string) (net.PacketConn, error) {
+	var err error
+	n.host, err = NewHost(HostConfig{Identity: n.key, Log: n.log(), Sockets: func(family string) (net.PacketConn, error) {
 		if family == "udp4" {
 			return n.port, nil
 		}
 		return nil, errNoFamily
 	}})
+	check(n.w.t, err)
+	n.stop = func() { _ = n.host.Close() }
+}
+
+// run makes it a member.
+func (n *node) run(know ...*node) {
+	n.w.t.Helper()
+	t := n.w.t
+	var err error
+	n.dir, err = directory.New(directory.Config{Root: n.w.root, Self: n.id, Persist: new(memory), Now: time.Now, Log: n.log()})
 	check(t, err)
 	n.ctl, err = New(Config{
-		Host: n.host, Network: n.w.root.Network, Directory: n.dir, Self: n.record.Load, Boot: 1, Log: log,
+		Host: n.host, Network: n.w.root.Network, Directory: n.dir, Self: n.record.Load, Boot: 1, Log: n.log(),
 		Enrol: func(_ context.Context, from netip.AddrPort, _ bool, f *wire.EnrolFrame) *wire.EnrolResponse {
 			n.enrols.Add(1)
 			return &wire.EnrolResponse{SealedResult: f.GetSealedRequest(), Error: from.String()}
@@ -199,6 +217,11 @@ func (w *world) stop() {
 	for _, n := range w.nodes {
 		if n.stop != nil {
 			n.stop()
+		}
+	}
+	for _, h := range w.hosts {
+		if err := h.Close(); err != nil {
+			w.t.Errorf("closing a stranger's host: %v", err)
 		}
 	}
 	time.Sleep(time.Second) // GossipSub's heartbeat sleeps once before it looks whether it is to end

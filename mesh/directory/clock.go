@@ -58,39 +58,44 @@ func (t *trust) count(hours, by int) {
 
 // certified notes when our own certificate was signed. Less than an hour ahead may be the issuer's clock.
 func (t *trust) certified(issued, sys time.Time) {
-	t.own = issued.Sub(t.steady(sys))
-	if t.own < time.Hour {
-		t.own = 0
+	t.own = 0
+	if issued.Sub(sys.Round(0)) >= time.Hour {
+		t.own = issued.Sub(t.steady(sys))
 	}
 }
 
-func (t *trust) offset() time.Duration {
-	need := 2 + t.others/10
-	if t.own > 0 {
-		need--
-	}
+// agreed returns the offset that at least need members' times reach, 0 if there is none.
+func (t *trust) agreed(need int) time.Duration {
 	for _, o := range t.ahead {
 		if need -= o.count; need <= 0 {
-			return max(t.own, time.Duration(o.hours)*time.Hour)
+			return time.Duration(o.hours) * time.Hour
 		}
 	}
-	return t.own
+	return 0
 }
 
 // clock is a snapshot of trust. Immutable.
 type clock struct {
 	start  time.Time
-	offset time.Duration
+	own    time.Duration // offset that our own certificate shows, 0: none
+	proven time.Duration // what members agree on, enough where our own certificate shows that the system clock is behind
+	agreed time.Duration // enough without that
 }
 
-func clockOf(t *trust) clock { return clock{start: t.start, offset: t.offset()} }
+func clockOf(t *trust) clock {
+	return clock{start: t.start, own: t.own, proven: t.agreed(1 + t.others/10), agreed: t.agreed(2 + t.others/10)}
+}
 
-func (c clock) now(sys time.Time) time.Time {
-	wall := sys.Round(0)
-	if c.offset <= 0 {
-		return wall
+func (c clock) now(sys time.Time) time.Time { return c.at(sys.Round(0), c.start.Round(0).Add(sys.Sub(c.start))) }
+
+// at says what time it is when the system clock says wall, and would say steady had nobody set it since the start.
+func (c clock) at(wall, steady time.Time) time.Time {
+	offset := c.agreed
+	// Asked anew each time: somebody may have set the system clock right since.
+	if c.own > 0 && steady.Add(c.own).After(wall) {
+		offset = max(c.own, c.proven)
 	}
-	if t := c.start.Round(0).Add(sys.Sub(c.start) + c.offset); t.After(wall) {
+	if t := steady.Add(offset); offset > 0 && t.After(wall) {
 		return t
 	}
 	return wall

@@ -31,8 +31,8 @@ import (
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
-// Persister keeps the directory's files. Its methods are called from one goroutine at a time, not while the caller of New or Run holds
-// any lock; data belongs to the callee. SaveItems returns when data is on disk, for "records" at the callee's discretion. LoadItems
+// Persister keeps the directory's files. Its methods are called from one goroutine at a time for each kind, "records" perhaps while
+// another kind is written; data belongs to the callee. SaveItems returns when data is on disk, for "records" at the callee's discretion. LoadItems
 // returns an error that wraps fs.ErrNotExist if nothing was saved.
 type Persister interface {
 	SaveItems(kind string, data []byte) error
@@ -123,9 +123,10 @@ func New(cfg Config) (*Directory, error) {
 		cfg: cfg, requests: make(chan request), stopped: make(chan struct{}), settling: newSettling(cfg.Rollback),
 		owned: owned{core: newCore(cfg.Root, cfg.Self, cfg.Now())},
 	}
+	d.owned.saver = saver{persist: cfg.Persist, log: cfg.Log, unsaved: &d.unsaved}
 	d.watchers.init()
 	d.publish(kinds{}, true)
-	if err := d.load(); err != nil {
+	if err := load(d); err != nil {
 		return nil, fmt.Errorf("loading who is a member: %w", err)
 	}
 	return d, nil
@@ -185,7 +186,10 @@ func (d *Directory) open(it *wire.Item) (event, error) {
 		}
 		return r, nil
 	case *wire.Item_RevocationList:
-		return d.openList(kind.RevocationList, s)
+		if s.hasList(kind.RevocationList) && !d.unsaved.Load() {
+			return nil, nil
+		}
+		return openList(d.cfg.Root, kind.RevocationList, s)
 	case *wire.Item_Issuer:
 		if _, known := s.issuer(sha256.Sum256(kind.Issuer)); known && !d.unsaved.Load() {
 			return nil, nil

@@ -1,13 +1,10 @@
 package directory
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"math"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -330,13 +327,15 @@ func TestSlowClockJudges(t *testing.T) {
 	}
 }
 
-// TestTrustOracle: the running count gives what sorting all offsets gives.
+// TestTrustOracle: the running count gives what sorting all offsets gives, before and after somebody sets the system clock right.
 func TestTrustOracle(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 300 {
 		tr := newTrust(epoch)
+		var own time.Duration
 		if r.IntN(2) == 0 {
-			tr.certified(epoch.Add(time.Duration(r.IntN(300)-100)*time.Minute), epoch)
+			own = time.Duration(r.IntN(3000)-1000) * time.Minute
+			tr.certified(epoch.Add(own), epoch)
 		}
 		var all []int
 		for range r.IntN(60) {
@@ -351,17 +350,31 @@ func TestTrustOracle(t *testing.T) {
 		}
 		slices.Sort(all)
 		slices.Reverse(all)
-		need := 2 + len(all)/10
-		if tr.own > 0 {
-			need = 1 + len(all)/10
+		need, want := 2+len(all)/10, time.Duration(0)
+		if own >= time.Hour {
+			need, want = need-1, own
 		}
-		want := tr.own
 		if len(all) >= need {
 			want = max(want, time.Duration(all[need-1])*time.Hour)
 		}
-		if got := tr.offset(); got != want || want < 0 {
-			t.Fatalf("offset %v, want %v, of %v and own %v", got, want, all, tr.own)
+		if got := tr.now(epoch); !got.Equal(epoch.Add(want)) {
+			t.Fatalf("%v ahead, want %v, of %v and own %v", got.Sub(epoch), want, all, own)
 		}
+	}
+}
+
+// TestClockSetRight: once the system clock has been set, a certificate that it was behind of proves nothing any more, and one member
+// whose clock runs ahead cannot use it.
+func TestClockSetRight(t *testing.T) {
+	tr := newTrust(epoch)
+	tr.certified(epoch.Add(1000*time.Hour), epoch)
+	tr.add(2000)
+	if got := tr.now(epoch).Sub(epoch); got != 2000*time.Hour {
+		t.Fatalf("behind its own certificate: %v ahead", got)
+	}
+	set := epoch.Add(1001 * time.Hour)
+	if got := clockOf(tr).at(set, epoch.Add(time.Minute)); !got.Equal(set) {
+		t.Fatalf("after it was set: %v ahead", got.Sub(set))
 	}
 }
 
@@ -443,95 +456,5 @@ func TestSettled(t *testing.T) {
 	}
 	if _, _, err := d.Diff(ctx(), &wire.Digest{}); err != nil || !isSettled(d) {
 		t.Fatal("not settled when the other has no list that we lack")
-	}
-}
-
-// synthetic makes records without signatures, for tests of size.
-func synthetic(n int, iss *issuer) *record {
-	id := mesh.NodeID(sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(n))))
-	c := &cert{
-		id: id, name: mesh.Name("m" + id.String()[:20]), wireGuard: mesh.WGKey(id), addrs: []netip.Addr{mesh.NodeAddr(mesh.NetworkID{}, id)},
-		block: mesh.Block(mesh.NetworkID{}, id), serial: id.String(), serialNumber: id[:16], issuer: iss,
-		notBefore: epoch.Add(-time.Hour), notAfter: epoch.Add(700 * time.Hour), issued: epoch.Add(-time.Hour), sum: id,
-	}
-	r := &record{cert: c, signed: &wire.SignedRecord{Record: id[:]}, hash: id, sequence: 1, time: epoch}
-	r.template = c.member(&wire.Record{}, epoch)
-	return r
-}
-
-func filled(t testing.TB, n int) (*core, *issuer) {
-	w := newWorld(t, 1)
-	iss := newIssuer(w.issuers[0].Issuer)
-	c := newCore(w.root, mesh.NodeID{}, epoch)
-	for i := range n {
-		if a := c.step(synthetic(i, iss), epoch); a.verdict != Accepted {
-			t.Fatalf("record %d: %v %v", i, a.verdict, a.err)
-		}
-	}
-	return c, iss
-}
-
-// TestApplyIsNotLinear counts bytes instead of time: a record may cost a few tree nodes more in a network 50 times as large.
-func TestApplyIsNotLinear(t *testing.T) {
-	cost := func(n int) uint64 {
-		c, iss := filled(t, n)
-		var updates []*record
-		for i := range 50 {
-			r := *synthetic(i, iss)
-			r.sequence, r.hash[0] = 2, r.hash[0]+1
-			updates = append(updates, &r)
-		}
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		for _, r := range updates {
-			c.step(r, epoch)
-		}
-		runtime.ReadMemStats(&after)
-		return (after.TotalAlloc - before.TotalAlloc) / 50
-	}
-	small, large := cost(100), cost(5000)
-	t.Logf("bytes allocated for one record: %d among 100, %d among 5000", small, large)
-	if large > 4*small {
-		t.Fatalf("one record costs %d bytes among 5000 members and %d among 100", large, small)
-	}
-}
-
-func TestFullDirectory(t *testing.T) {
-	c, iss := filled(t, MaxRecords)
-	if a := c.step(synthetic(MaxRecords, iss), epoch); a.verdict != Invalid || a.err == nil {
-		t.Fatalf("one too many: %v", a.verdict)
-	}
-	r := *synthetic(7, iss)
-	r.sequence, r.hash[0] = 2, r.hash[0]+1
-	if a := c.step(&r, epoch); a.verdict != Accepted {
-		t.Fatalf("an update in a full directory: %v %v", a.verdict, a.err)
-	}
-	s := &snapshot{entries: c.entries, issuers: c.sortedIssuers()}
-	if n := proto.Size(&wire.SyncFrame{Digest: s.digest()}); n > wire.MaxFrame {
-		t.Fatalf("the digest of a full directory has %d bytes, a frame %d", n, wire.MaxFrame)
-	}
-}
-
-func BenchmarkApply5000(b *testing.B) {
-	c, iss := filled(b, 5000)
-	r := *synthetic(7, iss)
-	for b.Loop() {
-		next := r
-		r.sequence++
-		next.sequence = r.sequence
-		next.hash[0], next.hash[1] = byte(r.sequence), byte(r.sequence>>8)
-		c.step(&next, epoch)
-	}
-}
-
-func BenchmarkSubmitNewMember(b *testing.B) {
-	w := newWorld(b, 1)
-	d := newBench(b, w, newMemory(), epoch)
-	d.feed(issuerItem(w.issuers[0]))
-	it := w.record(spec{key: key(bob), name: "bob", sequence: 1})
-	for b.Loop() {
-		if _, err := d.open(it); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

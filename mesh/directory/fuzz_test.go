@@ -142,7 +142,7 @@ func FuzzStored(f *testing.F) {
 			return
 		}
 		d.owned.saver.mark(kinds{true, true, true})
-		if err := d.finish(); err != nil {
+		if err := d.owned.saver.finish(d.snapshot.Load(), d.owned.core.waiting.stored()); err != nil {
 			t.Fatal(err)
 		}
 		again, err := New(Config{Root: w.root, Self: idOf(key(bob)), Persist: disk, Now: func() time.Time { return epoch }})

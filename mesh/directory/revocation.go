@@ -193,3 +193,14 @@ func (w *waiting) take(signer mesh.KeyID) []heldList {
 	})
 	return out
 }
+
+// stored returns the lists that have to be saved again.
+func (w *waiting) stored() [][]byte {
+	var out [][]byte
+	for _, h := range w.lists {
+		if h.stored {
+			out = append(out, h.der)
+		}
+	}
+	return out
+}

@@ -42,6 +42,9 @@ type owned struct {
 	saver saver
 }
 
+// save puts what must be durable on disk.
+func (o *owned) save(s *snapshot) error { return o.saver.durable(s, o.core.waiting.stored()) }
+
 // Run applies submissions, lets certificates expire and saves, until ctx is done; then it saves what is left, and returns nil, or what
 // kept it from saving. It can be run once.
 func (d *Directory) Run(ctx context.Context) error {
@@ -50,8 +53,8 @@ func (d *Directory) Run(ctx context.Context) error {
 	}
 	defer close(d.stopped)
 	o := &d.owned
-	o.saver.begin(d)
-	defer o.saver.stopTimers()
+	o.saver.begin(o.core.entries.Len())
+	defer o.saver.stop()
 	expiry := time.NewTimer(0)
 	defer expiry.Stop()
 	settle := time.NewTimer(settleAfter)
@@ -63,15 +66,15 @@ func (d *Directory) Run(ctx context.Context) error {
 		case <-expiry.C:
 			d.apply([]request{{event: tick{}}})
 		case <-o.saver.retry.C:
-			_ = d.saveDurable() // logs, and sets the timer again
+			_ = o.save(d.snapshot.Load()) // logs, and sets the timer again
 		case <-o.saver.records.C:
-			d.saveRecords()
+			o.saver.start(d.snapshot.Load())
 		case err := <-o.saver.saved:
-			d.recordsSaved(err)
+			o.saver.done(err, o.core.entries.Len())
 		case <-settle.C:
 			d.settling.done()
 		case <-ctx.Done():
-			return d.finish()
+			return o.saver.finish(d.snapshot.Load(), o.core.waiting.stored())
 		}
 		expiry.Reset(d.untilExpiry())
 	}
@@ -101,22 +104,19 @@ func (d *Directory) apply(rs []request) {
 		a := d.owned.core.step(r.event, now)
 		replies[i] = reply{a.verdict, a.err}
 		dirty, changed = dirty.or(a.dirty), changed || a.changed
-		d.log(a.notes)
+		logNotes(d.cfg.Log, a.notes)
 		switch r.event.(type) {
 		case *list, *issuer, heldList:
 			durable = true // whoever submits one that is known already may hear so only when it is on disk
 		}
 	}
 	d.owned.saver.mark(dirty)
-	if dirty.revocations || dirty.issuers {
-		d.unsaved.Store(true) // before anybody can see them in the snapshot
-	}
 	d.publish(dirty, changed)
 	var err error
 	if durable || dirty.revocations || dirty.issuers {
-		err = d.saveDurable()
+		err = d.owned.save(d.snapshot.Load())
 	}
-	d.planRecords()
+	d.owned.saver.plan(d.owned.core.entries.Len())
 	for i, r := range rs {
 		if r.reply == nil {
 			continue
@@ -128,13 +128,13 @@ func (d *Directory) apply(rs []request) {
 	}
 }
 
-func (d *Directory) log(notes []note) {
+func logNotes(log *slog.Logger, notes []note) {
 	for _, n := range notes {
 		level := slog.LevelInfo
 		if n.warn {
 			level = slog.LevelWarn
 		}
-		d.cfg.Log.Log(context.Background(), level, n.text, n.args...)
+		log.Log(context.Background(), level, n.text, n.args...)
 	}
 }
 
@@ -184,12 +184,8 @@ func (d *Directory) untilExpiry() time.Duration {
 }
 
 // openList checks a revocation list as far as the signers known now allow.
-func (d *Directory) openList(der []byte, s *snapshot) (event, error) {
-	hash := sha256.Sum256(der)
-	if slices.ContainsFunc(s.lists, func(l *list) bool { return l.hash == hash }) && !d.unsaved.Load() {
-		return nil, nil
-	}
-	parsed, err := pki.ParseRevocationList(der, d.cfg.Root, func(key mesh.KeyID) *pki.Issuer {
+func openList(root *pki.Root, der []byte, s *snapshot) (event, error) {
+	parsed, err := pki.ParseRevocationList(der, root, func(key mesh.KeyID) *pki.Issuer {
 		for _, iss := range s.issuers {
 			if iss.KeyID == key {
 				return iss.Issuer
@@ -235,6 +231,12 @@ func (c *core) sortedConflicts() []Conflict {
 	}
 	slices.SortFunc(out, func(a, b Conflict) int { return cmp.Or(cmp.Compare(a.Name, b.Name), a.ID.Compare(b.ID)) })
 	return out
+}
+
+// hasList reports whether this very list counts.
+func (s *snapshot) hasList(der []byte) bool {
+	hash := sha256.Sum256(der)
+	return slices.ContainsFunc(s.lists, func(l *list) bool { return l.hash == hash })
 }
 
 // issuer finds an issuer's certificate.

@@ -1,14 +1,12 @@
 package directory
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"runtime"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -30,8 +28,12 @@ const (
 	recordsDelayEach = 12 * time.Millisecond
 )
 
-// saver is the owner's memory of what has to be written.
+// saver writes the files. It belongs to the owner goroutine, but for unsaved.
 type saver struct {
+	persist Persister
+	log     *slog.Logger
+	unsaved *atomic.Bool // the snapshot has lists or issuers that are not on disk
+
 	dirty   kinds
 	failing bool        // the last write of a durable file failed, and that was logged
 	retry   *time.Timer // of durable files
@@ -42,72 +44,130 @@ type saver struct {
 	lost    bool       // the last write of records failed, and that was logged
 }
 
-func (s *saver) begin(d *Directory) {
+// begin makes the timers. What loading found out, an issuer that only a record's chain knew, is saved when the first one fires.
+func (s *saver) begin(members int) {
 	s.saved = make(chan error, 1)
-	s.retry, s.records = stoppedTimer(), stoppedTimer()
-	_ = d.saveDurable() // logs; what loading found out: an issuer that only a record's chain knew
-	d.planRecords()
+	s.retry, s.records = time.NewTimer(0), time.NewTimer(time.Hour)
+	s.records.Stop()
+	s.plan(members)
 }
 
-func stoppedTimer() *time.Timer {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
-}
-
-func (s *saver) stopTimers() {
+func (s *saver) stop() {
 	s.retry.Stop()
 	s.records.Stop()
 }
 
-func (s *saver) mark(k kinds) { s.dirty = s.dirty.or(k) }
+// mark notes what changed. It must come before the change is in a snapshot, so that nobody takes it for saved.
+func (s *saver) mark(k kinds) {
+	s.dirty = s.dirty.or(k)
+	if k.revocations || k.issuers {
+		s.unsaved.Store(true)
+	}
+}
 
-// saveDurable writes lists and issuers if they changed. It returns an error that wraps ErrNotSaved.
-func (d *Directory) saveDurable() error {
-	o := &d.owned
-	if !o.saver.dirty.revocations && !o.saver.dirty.issuers {
+// durable writes lists and issuers if they changed. It returns an error that wraps ErrNotSaved, after logging it.
+func (s *saver) durable(snap *snapshot, held [][]byte) error {
+	if !s.dirty.revocations && !s.dirty.issuers {
 		return nil
 	}
-	err := d.writeDurable()
+	err := s.writeDurable(snap, held)
 	if err == nil {
-		d.unsaved.Store(false)
-		if o.saver.failing {
-			o.saver.failing = false
-			d.cfg.Log.Info("revocations and issuers are on disk again")
+		s.unsaved.Store(false)
+		if s.failing {
+			s.failing = false
+			s.log.Info("revocations and issuers are on disk again")
 		}
 		return nil
 	}
-	o.saver.retry.Reset(retrySave)
-	if !o.saver.failing {
-		o.saver.failing = true
-		d.cfg.Log.Error("revocations or issuers could not be saved; trying again", "error", err, "every", retrySave)
+	s.retry.Reset(retrySave)
+	if !s.failing {
+		s.failing = true
+		s.log.Error("revocations or issuers could not be saved; trying again", "error", err, "every", retrySave)
 	}
 	return fmt.Errorf("%w: %w", ErrNotSaved, err)
 }
 
-func (d *Directory) writeDurable() error {
-	o, s := &d.owned, d.snapshot.Load()
-	if o.saver.dirty.issuers { // first: without it a list cannot be checked when it is loaded
+func (s *saver) writeDurable(snap *snapshot, held [][]byte) error {
+	if s.dirty.issuers {
 		var items []*wire.Item
-		for _, iss := range s.issuers {
+		for _, iss := range snap.issuers {
 			items = append(items, iss.item())
 		}
-		if err := d.write(KindIssuers, items); err != nil {
+		if err := s.write(KindIssuers, items); err != nil {
 			return err
 		}
-		o.saver.dirty.issuers = false
+		s.dirty.issuers = false
 	}
-	if o.saver.dirty.revocations {
-		items := s.signersAndLists()
-		for _, h := range o.core.waiting.lists {
-			if h.stored {
-				items = append(items, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: h.der}})
-			}
+	if s.dirty.revocations {
+		items := snap.signersAndLists()
+		for _, der := range held {
+			items = append(items, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}})
 		}
-		if err := d.write(KindRevocations, items); err != nil {
+		if err := s.write(KindRevocations, items); err != nil {
 			return err
 		}
-		o.saver.dirty.revocations = false
+		s.dirty.revocations = false
+	}
+	return nil
+}
+
+func (s *saver) write(kind string, items []*wire.Item) error {
+	b, err := proto.Marshal(&wire.SyncFrame{Items: items})
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", kind, err)
+	}
+	if err := s.persist.SaveItems(kind, b); err != nil {
+		return fmt.Errorf("saving %s: %w", kind, err)
+	}
+	return nil
+}
+
+// plan sets the timer for writing records, if they changed.
+func (s *saver) plan(members int) {
+	if s.dirty.records && !s.waiting && !s.writing {
+		s.waiting = true
+		s.records.Reset(recordsDelay + time.Duration(members)*recordsDelayEach)
+	}
+}
+
+// start writes the cache on a goroutine of its own, because it is large and nobody waits for it. Run waits for the goroutine, by way of
+// saved. Its calls of the Persister may meet those for durable files.
+func (s *saver) start(snap *snapshot) {
+	s.waiting, s.writing, s.dirty.records = false, true, false
+	go func() { s.saved <- s.write(KindRecords, snap.records()) }()
+}
+
+// done takes note of what came out of start.
+func (s *saver) done(err error, members int) {
+	s.writing = false
+	if err != nil {
+		s.dirty.records = true
+	}
+	if lost := err != nil; lost != s.lost {
+		s.lost = lost
+		if lost {
+			s.log.Warn("the cache of records could not be saved; trying again", "error", err)
+		} else {
+			s.log.Info("the cache of records is on disk again")
+		}
+	}
+	s.plan(members)
+}
+
+// finish writes what is left.
+func (s *saver) finish(snap *snapshot, held [][]byte) error {
+	if s.writing {
+		if err := <-s.saved; err != nil {
+			s.dirty.records = true
+		}
+		s.writing = false
+	}
+	err := s.writeDurable(snap, held)
+	if s.dirty.records {
+		err = errors.Join(err, s.write(KindRecords, snap.records()))
+	}
+	if err != nil {
+		return fmt.Errorf("saving who is a member at the end: %w", err)
 	}
 	return nil
 }
@@ -131,35 +191,6 @@ func (s *snapshot) signersAndLists() []*wire.Item {
 	return items
 }
 
-func (d *Directory) write(kind string, items []*wire.Item) error {
-	b, err := proto.Marshal(&wire.SyncFrame{Items: items})
-	if err != nil {
-		return fmt.Errorf("encoding %s: %w", kind, err)
-	}
-	if err := d.cfg.Persist.SaveItems(kind, b); err != nil {
-		return fmt.Errorf("saving %s: %w", kind, err)
-	}
-	return nil
-}
-
-// planRecords sets the timer for writing records.
-func (d *Directory) planRecords() {
-	s := &d.owned.saver
-	if s.dirty.records && !s.waiting && !s.writing {
-		s.waiting = true
-		s.records.Reset(recordsDelay + time.Duration(d.owned.core.entries.Len())*recordsDelayEach)
-	}
-}
-
-// saveRecords writes the cache on a goroutine of its own, because it is large and nobody waits for it. Run waits for the goroutine, by
-// way of saved.
-func (d *Directory) saveRecords() {
-	s := &d.owned.saver
-	s.waiting, s.writing, s.dirty.records = false, true, false
-	snap := d.snapshot.Load()
-	go func() { s.saved <- d.write(KindRecords, snap.records()) }()
-}
-
 func (s *snapshot) records() []*wire.Item {
 	out := make([]*wire.Item, 0, s.entries.Len())
 	for it := s.entries.Iterator(); !it.Done(); {
@@ -167,144 +198,4 @@ func (s *snapshot) records() []*wire.Item {
 		out = append(out, e.item())
 	}
 	return out
-}
-
-func (d *Directory) recordsSaved(err error) {
-	s := &d.owned.saver
-	s.writing = false
-	if err != nil {
-		s.dirty.records = true
-	}
-	if lost := err != nil; lost != s.lost {
-		s.lost = lost
-		if lost {
-			d.cfg.Log.Warn("the cache of records could not be saved; trying again", "error", err)
-		} else {
-			d.cfg.Log.Info("the cache of records is on disk again")
-		}
-	}
-	d.planRecords()
-}
-
-// finish writes what is left.
-func (d *Directory) finish() error {
-	s := &d.owned.saver
-	if s.writing {
-		if err := <-s.saved; err != nil {
-			s.dirty.records = true
-		}
-		s.writing = false
-	}
-	var err error
-	if s.dirty.revocations || s.dirty.issuers {
-		err = d.writeDurable()
-	}
-	if s.dirty.records {
-		err = errors.Join(err, d.write(KindRecords, d.snapshot.Load().records()))
-	}
-	if err != nil {
-		return fmt.Errorf("saving who is a member at the end: %w", err)
-	}
-	return nil
-}
-
-// load brings back what was saved: issuers, lists, records, in this order, although any other would give the same.
-func (d *Directory) load() error {
-	take := func(ev event) actions { return d.owned.core.step(ev, d.cfg.Now()) }
-	if err := d.loadDurable(KindIssuers, take); err != nil {
-		return err
-	}
-	onDisk := len(d.owned.core.issuers)
-	if err := d.loadDurable(KindRevocations, take); err != nil {
-		return err
-	}
-	if err := d.loadRecords(take); err != nil {
-		d.cfg.Log.Warn("the cache of records could not be read: starting without it", "error", err)
-	}
-	if len(d.owned.core.issuers) > onDisk { // another file knew more
-		d.owned.saver.dirty.issuers = true
-		d.unsaved.Store(true)
-	}
-	d.publish(kinds{true, true, true}, true)
-	return nil
-}
-
-// read returns the items of a file, nil if there is none.
-func (d *Directory) read(kind string) ([]*wire.Item, error) {
-	b, err := d.cfg.Persist.LoadItems(kind)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", kind, err)
-	}
-	f := new(wire.SyncFrame)
-	if err := proto.Unmarshal(b, f); err != nil {
-		return nil, fmt.Errorf("%s of %d bytes: %w", kind, len(b), err)
-	}
-	return f.GetItems(), nil
-}
-
-// loadDurable reads issuers and revocation lists. It fails on one that is not valid: to go on without a list could let a revoked
-// member back in.
-func (d *Directory) loadDurable(kind string, take func(event) actions) error {
-	items, err := d.read(kind)
-	if err != nil {
-		return err
-	}
-	for n, it := range items {
-		ev, err := d.openStored(it)
-		if err == nil && ev != nil {
-			err = take(ev).err
-		}
-		if err != nil {
-			return fmt.Errorf("%s: item %d: %w; restore the file from a copy", kind, n+1, err)
-		}
-		d.publish(kinds{issuers: true, revocations: true}, false) // the next may be signed by this one
-	}
-	return nil
-}
-
-func (d *Directory) openStored(it *wire.Item) (event, error) {
-	if it.GetRecord() != nil {
-		return nil, errors.New("a record has no place in this file")
-	}
-	ev, err := d.open(it)
-	if h, waits := ev.(heldList); waits {
-		h.stored = true
-		return h, err
-	}
-	return ev, err
-}
-
-// loadRecords checks signatures on all processors: this is the time that a restart in a large network takes.
-func (d *Directory) loadRecords(take func(event) actions) error {
-	items, err := d.read(KindRecords)
-	if err != nil {
-		return err
-	}
-	records := make([]*record, len(items))
-	o := d.opener(d.snapshot.Load())
-	g, _ := errgroup.WithContext(context.Background())
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	const chunk = 64
-	for from := 0; from < len(items); from += chunk {
-		g.Go(func() error { // load waits for it
-			for i := from; i < min(from+chunk, len(items)); i++ {
-				if r, err := o.record(items[i].GetRecord()); err == nil {
-					records[i] = r
-				}
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for _, r := range records {
-		if r != nil { // a record that is not valid any more: it is only a cache
-			take(r)
-		}
-	}
-	return nil
 }

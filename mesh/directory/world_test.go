@@ -219,8 +219,12 @@ func newBench(t testing.TB, w *world, p Persister, now time.Time) *bench {
 		t.Fatal(err)
 	}
 	b.Directory = d
-	b.owned.saver.begin(d)
+	b.owned.saver.begin(d.View().Len())
 	return b
+}
+
+func (b *bench) finish() error {
+	return b.owned.saver.finish(b.snapshot.Load(), b.owned.core.waiting.stored())
 }
 
 // feed does what Submit and Run do together.

@@ -17,7 +17,7 @@ import (
 type facts struct {
 	view   *mesh.View
 	taken  bool                 // the directory says that the name in question is in use, or was until less than 7 days ago
-	gone   map[mesh.NodeID]bool // of those in state.issued: revoked, or left
+	gone   map[mesh.NodeID]bool // revoked, or left
 	prefix netip.Prefix         // the issuer's part of the IPv4 pool; invalid: none
 }
 

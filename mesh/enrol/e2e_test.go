@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -204,6 +205,7 @@ func TestForwarderCannotAlter(t *testing.T) {
 
 // One member lies and one is honest: the joiner gets in.
 func TestJoinAsksAllMembers(t *testing.T) {
+	defer goleak.VerifyNone(t)
 	c := newChain(t)
 	tok := c.token(t, InviteRequest{})
 	liar, dead := newKeys(t).ID(), newKeys(t).ID()
@@ -238,4 +240,36 @@ func TestJoinAsksAllMembers(t *testing.T) {
 	if strings.Contains(err.Error(), "\x1b") {
 		t.Error("a stranger's text reaches the terminal with its escapes")
 	}
+}
+
+// A member whose certificate expired is a stranger to the others: it renews by the streams that strangers may open, here by way of a
+// member, since the issuer's address does not answer.
+func TestRenewAsStranger(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	c := newChain(t)
+	carol, err := c.join(c.token(t, InviteRequest{}), newKeys(t), "carol", nil, nil)
+	c.w.must(err)
+	_, leaf, _, err := carol.Leaf()
+	c.w.must(err)
+	c.w.clock.ns.Store(leaf.NotAfter.Add(24 * time.Hour).UnixNano())
+	alice, bob := *c.w.member(c.w.alice), *c.w.member(c.bob)
+	alice.Endpoints, bob.Endpoints, bob.Reachable = []netip.AddrPort{addrAlice}, []netip.AddrPort{addrAlice}, true
+	toBob := pipeTo(func(f *wire.EnrolFrame) *wire.EnrolResponse {
+		return c.forwarder.Handle(t.Context(), addrAlice, false, f)
+	})
+	open := func(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort) (io.ReadWriteCloser, error) {
+		if id == alice.ID {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return toBob(ctx, id, addrs)
+	}
+	send := SendAsStranger(open, func() []*mesh.Member { return []*mesh.Member{&bob, &alice} })
+	got, err := Renew(t.Context(), carol, []*mesh.Member{&alice}, send, c.w.clock.now)
+	c.w.must(err)
+	if bytes.Equal(got[0], carol.Chain[0]) {
+		t.Error("the old certificate came back")
+	}
+	_, err = Renew(t.Context(), carol, []*mesh.Member{&alice}, SendAsStranger(open, func() []*mesh.Member { return nil }), c.w.clock.now)
+	wantRefusal(t, err, wire.EnrolError_ENROL_UNREACHABLE, "no address")
 }

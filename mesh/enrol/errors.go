@@ -40,12 +40,12 @@ func refuse(code wire.EnrolError, format string, args ...any) *Error {
 
 // plain puts a refusal into a response that nothing could be sealed in.
 func plain(e *Error) *wire.EnrolResponse {
-	return &wire.EnrolResponse{Code: e.Code, Error: e.Text}
+	return &wire.EnrolResponse{Code: e.Code, Error: clean(e.Text)}
 }
 
 const askAgain = "ask a member that issues certificates for a new one (gridwire invite)"
 
-// clean makes text from outside fit for a terminal and a log: printable, at most 600 bytes.
+// clean makes text that comes from outside, or quotes it, fit for a terminal and a log: printable, at most 600 bytes.
 func clean(s string) string {
 	const limit = 600
 	if len(s) > limit {

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/pki"
+	"github.com/gridwire/gridwire/mesh/store"
 )
 
 func same(a, b *Membership) bool {
@@ -203,6 +205,89 @@ func TestNewNetwork(t *testing.T) {
 	} {
 		if _, _, _, err := NewNetwork(mesh.Name(bad.name), mesh.Name(bad.node), bad.domain, netip.MustParsePrefix(bad.pool), day0); err == nil {
 			t.Errorf("%+v: founded", bad)
+		}
+	}
+}
+
+// The real store: what is saved is there after it is opened again, and rekeying leaves no journal.
+func TestStore(t *testing.T) {
+	w := newWorld(t)
+	i := w.issuer(&disk{})
+	dir := filepath.Join(t.TempDir(), "state")
+	open := func() *store.Store {
+		st, err := store.Open(dir)
+		w.must(err)
+		return st
+	}
+	st := open()
+	bundle, err := JoinOffline(w.invite(i, InviteRequest{Name: "laptop", Offline: true}), w.clock.now())
+	w.must(err)
+	w.must(Save(st, bundle))
+	next, err := NextKeys(st)
+	w.must(err)
+	fresh, err := Rekey(t.Context(), bundle, next, asList(w.member(w.alice)), sendTo(i), w.clock.now)
+	w.must(err)
+	w.must(Save(st, fresh))
+	w.must(st.Close())
+	st = open()
+	got, err := Load(st)
+	w.must(err)
+	if !same(got, fresh) {
+		t.Error("another membership came back")
+	}
+	w.must(st.Close())
+	for _, name := range []string{fileNext, fileKeys, FileBundle} {
+		if left, _ := filepath.Glob(filepath.Join(dir, name+"*")); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+	// An identity of another generation than the certificate.
+	prev, err := os.ReadFile(filepath.Join(dir, FileIdentity+".prev"))
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(dir, FileIdentity), prev, 0o600))
+	st = open()
+	defer st.Close()
+	if _, err := Load(st); err == nil || !strings.Contains(err.Error(), "one generation") {
+		t.Errorf("the bundle's key beside the new certificate: %v", err)
+	}
+}
+
+func TestAppoint(t *testing.T) {
+	w := newWorld(t)
+	i := w.issuer(&disk{})
+	_, _, first, err := w.alice.Leaf()
+	w.must(err)
+	zoe := w.enter(w.joined(i, w.invite(i, InviteRequest{Name: "zoe"}), ""), false)
+	der, err := Appoint(w.root, w.rootKey, zoe, asList(first), w.clock.now())
+	w.must(err)
+	second, err := pki.ParseIssuer(der, w.root)
+	w.must(err)
+	if second.Index != 1 || second.NodeID != zoe.ID || second.Name != "zoe" {
+		t.Errorf("%+v", second)
+	}
+	if _, err := Appoint(w.root, w.rootKey, zoe, asList(first, second), w.clock.now()); err == nil {
+		t.Error("appointed twice")
+	}
+	der, err = Appoint(w.root, w.rootKey, zoe, asList(first, second), second.Cert.NotAfter.AddDate(0, -6, 0))
+	w.must(err)
+	if again, err := pki.ParseIssuer(der, w.root); err != nil || again.Index != 1 {
+		t.Errorf("appointed again: %+v, %v", again, err)
+	}
+	all := asList(first)
+	for n := 1; n < mesh.IssuerIPv4Count(w.root.Network.IPv4); n++ {
+		all = append(all, &pki.Issuer{Index: n, Cert: first.Cert})
+	}
+	if _, err := Appoint(w.root, w.rootKey, zoe, all, w.clock.now()); err == nil {
+		t.Error("a 17th issuer was appointed")
+	}
+}
+
+func TestWishFrom(t *testing.T) {
+	for host, want := range map[string]mesh.Name{
+		"Bobs-MacBook.local": "bobs-macbook", "farm_07": "farm-07", "": "", "...": "", "--": "", "über": "ber", strings.Repeat("a", 80): mesh.Name(strings.Repeat("a", 63)),
+	} {
+		if got := WishFrom(host); got != want {
+			t.Errorf("%q: %q, want %q", host, got, want)
 		}
 	}
 }

@@ -147,7 +147,7 @@ func (w *world) config(d *disk) IssuerConfig {
 		Key: w.alice.Identity, Seal: w.alice.Seal, Root: w.root, Issuer: issuer,
 		View:  w.view.Load,
 		Taken: func(n mesh.Name) bool { w.mu.Lock(); defer w.mu.Unlock(); return w.taken[n] },
-		Gone:  w.isRevoked,
+		Gone:  func() map[mesh.NodeID]bool { w.mu.Lock(); defer w.mu.Unlock(); return maps.Clone(w.revoked) },
 		Revoked: func(chain [][]byte) error {
 			leaf, _, err := pki.VerifyAtAnyTime(chain, w.root)
 			if err != nil {

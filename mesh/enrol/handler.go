@@ -66,10 +66,10 @@ func NewHandler(cfg HandlerConfig) (*Handler, error) {
 	return &Handler{cfg: cfg, rates: newRates(), slots: make(chan struct{}, maxForwards)}, nil
 }
 
-// Handle answers one frame, which came from this address, by a proven member or a stranger. An invalid address stands for this node
-// itself (an issuer that renews its own certificate), which no limit applies to. It never returns nil.
+// Handle answers one frame, which came from this address, by a proven member or a stranger. A member without an
+// address stands for this node itself (an issuer that renews its own certificate), which no limit applies to. It never returns nil.
 func (h *Handler) Handle(ctx context.Context, from netip.AddrPort, member bool, f *wire.EnrolFrame) *wire.EnrolResponse {
-	if from.IsValid() && !h.rates.allow(from.Addr(), member, h.cfg.Now()) {
+	if local := member && !from.IsValid(); !local && !h.rates.allow(from.Addr(), member, h.cfg.Now()) {
 		return plain(refuse(wire.EnrolError_ENROL_RATE_LIMITED, "too many enrolment requests from %v: wait some seconds and try again", from.Addr()))
 	}
 	if err := wire.CheckEnrolFrame(f); err != nil {

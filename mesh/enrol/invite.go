@@ -56,7 +56,7 @@ type Invitation struct {
 // Invite makes an invitation, or an offline bundle, and returns its token's text once it is on disk. expires is when the token stops
 // working.
 func (i *Issuer) Invite(r InviteRequest) (token string, expires time.Time, err error) {
-	now := i.cfg.Now()
+	now := i.cfg.Now().UTC()
 	if err := r.check(i.cfg.Root.Network); err != nil {
 		return "", time.Time{}, fmt.Errorf("inviting: %w", err)
 	}
@@ -130,8 +130,9 @@ func (i *Issuer) invitation(t *wire.Token, r InviteRequest, now time.Time) error
 			open++
 		}
 	}
-	if open >= maxInvitations || len(n.invitations) >= 10*maxInvitations {
-		return fmt.Errorf("%d invitations are open, which is the limit: wait until some expire, or make fewer with more uses each", open)
+	if open >= maxInvitations || len(n.invitations) >= maxRemembered {
+		return fmt.Errorf("%d invitations are open and %d are remembered, at most %d and %d can be: wait until some expire, or make fewer with "+
+			"more uses each", open, len(n.invitations), maxInvitations, maxRemembered)
 	}
 	n.invitations[v.ID] = v
 	return i.store(n)

@@ -27,9 +27,10 @@ type IssuerConfig struct {
 	Root   *pki.Root
 	Issuer *pki.Issuer
 
-	View    func() *mesh.View
-	Taken   func(mesh.Name) bool                          // in use, or was until less than 7 days ago; nil: what View says
-	Gone    func(mesh.NodeID) bool                        // revoked or left: its name and address are free; nil: nobody
+	View  func() *mesh.View
+	Taken func(mesh.Name) bool // in use, or was until less than 7 days ago; nil: what View says
+	// Gone is who is revoked or has left, not who has expired: their names and addresses are free. nil: nobody
+	Gone    func() map[mesh.NodeID]bool
 	Revoked func(chain [][]byte) error                    // nil, or why the chain is revoked; nil function: nobody is
 	Revoke  func(pki.Revoked) error                       // puts an entry into this issuer's list and spreads it; nil: rekeying is refused
 	Start   func() (items []*wire.Item, netSecret []byte) // what a new member starts with
@@ -107,13 +108,13 @@ func (cfg *IssuerConfig) check() error {
 	case cfg.Seal == nil || cfg.Seal.Curve() != ecdh.X25519():
 		return errors.New("no X25519 seal key")
 	case cfg.View == nil || cfg.Start == nil || cfg.Save == nil || cfg.Load == nil || cfg.Now == nil:
-		return errors.New("View, Start, Save, Load and Now are all required")
+		return errors.New("the functions View, Start, Save, Load and Now are all required")
 	}
 	if cfg.Taken == nil {
 		cfg.Taken = func(mesh.Name) bool { return false }
 	}
 	if cfg.Gone == nil {
-		cfg.Gone = func(mesh.NodeID) bool { return false }
+		cfg.Gone = func() map[mesh.NodeID]bool { return nil }
 	}
 	if cfg.Revoked == nil {
 		cfg.Revoked = func([][]byte) error { return nil }
@@ -143,7 +144,7 @@ func (i *Issuer) Handle(sealed []byte) *wire.EnrolResponse {
 	}
 	if refusal != nil {
 		i.cfg.Log.Debug("enrolment refused", "code", refusal.Code, "reason", refusal.Text)
-		res = &wire.EnrolResult{Code: refusal.Code, Error: refusal.Text}
+		res = &wire.EnrolResult{Code: refusal.Code, Error: clean(refusal.Text)}
 	}
 	return seal(req, res)
 }
@@ -162,7 +163,7 @@ func seal(req *wire.EnrolRequest, res *wire.EnrolResult) *wire.EnrolResponse {
 }
 
 func (i *Issuer) serve(a *ask) (*wire.EnrolResult, *Error) {
-	now := i.cfg.Now()
+	now := i.cfg.Now().UTC()
 	var leaf *pki.Leaf
 	name := a.wish
 	authentic := false
@@ -197,7 +198,7 @@ func (i *Issuer) serve(a *ask) (*wire.EnrolResult, *Error) {
 }
 
 // proven checks that a renewal comes from the holder of a certificate of this network that is not revoked, valid or expired less than
-// keepExpired ago.
+// keepExpired ago. One that is not valid yet shows only that this issuer's clock is behind.
 func (i *Issuer) proven(a *ask, now time.Time) (*pki.Leaf, *Error) {
 	chain := a.req.GetRenewChain()
 	leaf, _, err := pki.VerifyAtAnyTime(chain, i.cfg.Root)
@@ -211,9 +212,6 @@ func (i *Issuer) proven(a *ask, now time.Time) (*pki.Leaf, *Error) {
 	case now.After(leaf.NotAfter.Add(keepExpired)):
 		return nil, refuse(wire.EnrolError_ENROL_EXPIRED, "the certificate of %s expired on %s, more than 7 days ago: it cannot be renewed; "+
 			"join again with an invitation", leaf.Name, stamp(leaf.NotAfter))
-	case now.Before(leaf.NotBefore):
-		return nil, refuse(wire.EnrolError_ENROL_EXPIRED, "the certificate of %s is valid from %s, and for the issuer it is %s: check both clocks",
-			leaf.Name, stamp(leaf.NotBefore), stamp(now))
 	}
 	// A rekeyed identity is revoked soon after; a repeated request must still get its answer, which the state decides.
 	if i.current.Load().rekeyed[leaf.ID] != nil {
@@ -231,13 +229,8 @@ func (i *Issuer) proven(a *ask, now time.Time) (*pki.Leaf, *Error) {
 
 // facts takes the snapshots that a decision about name needs.
 func (i *Issuer) facts(name mesh.Name) facts {
-	f := facts{view: i.cfg.View(), gone: map[mesh.NodeID]bool{}, prefix: i.cfg.Issuer.IPv4}
+	f := facts{view: i.cfg.View(), gone: i.cfg.Gone(), prefix: i.cfg.Issuer.IPv4}
 	f.taken = name != "" && i.cfg.Taken(name)
-	for id := range i.current.Load().issued {
-		if i.cfg.Gone(id) {
-			f.gone[id] = true
-		}
-	}
 	return f
 }
 

@@ -116,6 +116,24 @@ func Join(ctx context.Context, token *wire.Token, keys Keys, name mesh.Name, ope
 	return m, nil
 }
 
+// WishFrom makes a wish for a name out of a host name: its first label, in lower case, with hyphens for what no name may contain.
+// Empty if nothing is left.
+func WishFrom(host string) mesh.Name {
+	label, _, _ := strings.Cut(strings.ToLower(host), ".")
+	label = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, label)
+	label = strings.Trim(label[:min(len(label), 63)], "-")
+	n, err := mesh.ParseName(label)
+	if err != nil {
+		return ""
+	}
+	return n
+}
+
 // accept checks an admission against the token: the network and the issuer are the ones named there.
 func (m *Membership) accept(token *wire.Token, now time.Time) error {
 	root, leaf, issuer, err := m.check()
@@ -246,20 +264,29 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (x *exchange) once(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort, open Open) (*wire.EnrolResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
+	resp, err := exchangeFrames(ctx, id, addrs, x.frame, open)
+	if err != nil {
+		return nil, err
+	}
+	return x.open(resp)
+}
+
+// exchangeFrames sends f on a stream of its own and reads the answer.
+func exchangeFrames(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort, f *wire.EnrolFrame, open Open) (*wire.EnrolResponse, error) {
 	stream, err := open(ctx, id, addrs)
 	if err != nil {
 		return nil, err
 	}
 	defer stream.Close()
 	defer context.AfterFunc(ctx, func() { stream.Close() })() // ends the reads below
-	if err := wire.WriteFrame(stream, x.frame); err != nil {
+	if err := wire.WriteFrame(stream, f); err != nil {
 		return nil, ended(ctx, err)
 	}
 	resp := new(wire.EnrolResponse)
-	if err := wire.ReadFrame(stream, resp, maxAnswer+1024); err != nil {
+	if err := wire.ReadFrame(stream, resp, maxAnswer); err != nil {
 		return nil, ended(ctx, err)
 	}
-	return x.open(resp)
+	return resp, nil
 }
 
 // ended prefers the reason of a context that ended over the error of the stream it closed.

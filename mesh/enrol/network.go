@@ -5,12 +5,31 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/wire"
 )
+
+// Appoint makes a member an issuer, with the first part of the IPv4 pool that none of existing has. existing must hold every issuer whose
+// certificate has not expired, revoked ones too: addresses that those gave are in use.
+func Appoint(root *pki.Root, rootKey pki.Key, m *mesh.Member, existing []*pki.Issuer, now time.Time) ([]byte, error) {
+	index := 0
+	for slices.ContainsFunc(existing, func(i *pki.Issuer) bool { return i.Index == index }) {
+		index++
+	}
+	for _, i := range existing {
+		if i.NodeID == m.ID && now.Before(i.Cert.NotAfter.AddDate(-1, 0, 0)) {
+			return nil, fmt.Errorf("appointing %s an issuer: it is one until %s", m.Name, stamp(i.Cert.NotAfter))
+		}
+		if i.NodeID == m.ID {
+			index = i.Index // appointed again before its time is up: it keeps its part of the pool
+		}
+	}
+	return pki.NewIssuer(root, rootKey, m.ID.PublicKey(), m.CertName, index, now)
+}
 
 // NewNetwork founds a network: a root, and node as its first member and issuer (index 0, the first part of the IPv4 pool). domain and pool
 // may be left empty, see pki.NewRoot. The root key is needed to appoint issuers only: keep it safe, and not on this machine for ever.

@@ -47,7 +47,7 @@ func TestRekey(t *testing.T) {
 		w := newWorld(t)
 		d := &disk{}
 		cfg := w.config(d)
-		offset := day0.Sub(time.Now())
+		offset := time.Until(day0)
 		now := func() time.Time { return time.Now().Add(offset) } // the bubble's clock, for Run
 		cfg.Now = now
 		i, err := NewIssuer(cfg)

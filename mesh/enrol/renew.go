@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -128,4 +129,76 @@ func (m *Membership) renewAt(ctx context.Context, root *pki.Root, old *pki.Leaf,
 		return nil, fmt.Errorf("its certificate is no good: %w", err)
 	}
 	return got.Chain, nil
+}
+
+// maxStrangerWays is how many members SendAsStranger asks besides the issuer.
+const maxStrangerWays = 4
+
+// SendAsStranger returns a Send for a node that the others do not accept as a member at the moment: its certificate has expired, or
+// was revoked when a rekeying replaced it and the answer got lost. It uses streams of the enrolment protocol, which strangers may
+// open: to the issuer itself and, each 100 ms after the one before, to members that strangers can reach, who forward. members are
+// those known last. The first sealed answer counts.
+func SendAsStranger(open Open, members func() []*mesh.Member) Send {
+	return func(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame) (*wire.EnrolResponse, error) {
+		ways := strangerWays(to, members())
+		if len(ways) == 0 {
+			return nil, errors.New("no address of it, nor of any member that strangers can reach, is known")
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		type answer struct {
+			resp *wire.EnrolResponse
+			err  error
+		}
+		answers := make(chan answer)
+		left := len(ways)
+		defer func() { // whoever is still busy sees the cancelled context
+			cancel()
+			for ; left > 0; left-- {
+				<-answers
+			}
+		}()
+		for n, m := range ways {
+			go func() { // the function waits: one receive for each
+				if err := sleep(ctx, time.Duration(n)*stagger); err != nil {
+					answers <- answer{nil, err}
+					return
+				}
+				resp, err := exchangeFrames(ctx, m.ID, slices.Concat(m.Endpoints, m.LAN), f, open)
+				answers <- answer{resp, err}
+			}()
+		}
+		var plainly *wire.EnrolResponse
+		var first error
+		for left > 0 {
+			a := <-answers
+			left--
+			switch {
+			case a.err != nil && first == nil:
+				first = a.err
+			case a.err == nil && len(a.resp.GetSealedResult()) > 0:
+				return a.resp, nil
+			case a.err == nil:
+				plainly = a.resp
+			}
+		}
+		if plainly != nil {
+			return plainly, nil
+		}
+		return nil, first
+	}
+}
+
+// strangerWays picks the issuer, then members that strangers can reach, all with an address.
+func strangerWays(to mesh.NodeID, members []*mesh.Member) []*mesh.Member {
+	var issuer, others []*mesh.Member
+	for _, m := range members {
+		switch {
+		case len(m.Endpoints)+len(m.LAN) == 0:
+		case m.ID == to:
+			issuer = append(issuer, m)
+		case m.Reachable && len(others) < maxStrangerWays:
+			others = append(others, m)
+		}
+	}
+	return append(issuer, others...)
 }

@@ -25,8 +25,8 @@ const (
 	resultContext = "gridwire enrol result v1\n"
 
 	// maxAnswer bounds an EnrolResponse, in bytes; startItems what of it may be items to start with.
-	maxAnswer  = 768 << 10
-	startItems = 512 << 10
+	maxAnswer  = 512 << 10
+	startItems = 384 << 10
 )
 
 // requestInfo binds a sealed request to the network and the issuer that its frame names in clear: a member on the way cannot turn it

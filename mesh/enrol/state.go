@@ -19,6 +19,7 @@ const (
 
 	maxStateBytes  = 64 << 20
 	maxInvitations = 1000   // open at one time
+	maxRemembered  = 10_000 // spent and expired ones included
 	maxUses        = 10_000 // of one invitation
 	maxExpires     = 365 * 24 * time.Hour
 	maxIssued      = 100_000
@@ -148,7 +149,12 @@ type stateFile struct {
 	Rekeyed     []*rekeyed    `json:"rekeyed,omitempty"`
 }
 
+// encode refuses a state that decodeState would refuse for its size: what is written must be readable at the next start.
 func (s *state) encode() ([]byte, error) {
+	if len(s.issued) > maxIssued || len(s.rekeyed) > maxRekeyed {
+		return nil, fmt.Errorf("encoding the invitation state: %d certificates and %d rekeyed ones, at most %d and %d: use another issuer too",
+			len(s.issued), len(s.rekeyed), maxIssued, maxRekeyed)
+	}
 	f := stateFile{
 		Version:    stateVersion,
 		IPv4Cursor: s.cursor,
@@ -161,6 +167,9 @@ func (s *state) encode() ([]byte, error) {
 	b, err := json.MarshalIndent(f, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("encoding the invitation state: %w", err)
+	}
+	if len(b) >= maxStateBytes {
+		return nil, fmt.Errorf("encoding the invitation state: %d bytes, at most %d: use another issuer too", len(b), maxStateBytes)
 	}
 	return append(b, '\n'), nil
 }
@@ -186,6 +195,9 @@ func decodeState(b []byte) (*state, error) {
 	if len(f.Issued) > maxIssued || len(f.Rekeyed) > maxRekeyed {
 		return nil, fmt.Errorf("invitation state with %d certificates and %d rekeyed ones, at most %d and %d",
 			len(f.Issued), len(f.Rekeyed), maxIssued, maxRekeyed)
+	}
+	if len(f.Invitations) > maxRemembered {
+		return nil, fmt.Errorf("invitation state with %d invitations, at most %d", len(f.Invitations), maxRemembered)
 	}
 	s := newState()
 	s.cursor = f.IPv4Cursor

@@ -23,7 +23,7 @@ func (c *tap) SendSignal(_ context.Context, to mesh.NodeID, f *wire.SignalFrame)
 	c.sent[to] = proto.CloneOf(f)
 	return &wire.SignalAck{Delivered: true}, nil
 }
-func (c *tap) Connections() []Conn                         { return c.conns }
+func (c *tap) Connections() []Conn                        { return c.conns }
 func (c *tap) Connect(context.Context, mesh.NodeID) error { return errors.New("nobody there") }
 
 // Whatever frame arrives: what is forwarded is the same envelope, to the receiver it names, one hop further; what is delivered was

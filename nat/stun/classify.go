@@ -22,7 +22,8 @@ func private(a netip.Addr) bool {
 // A server on our own network sees a local address, and one inside a carrier's network another than one in the internet, so
 // mappings are compared only with those of the same family and the same kind (private or not): the NAT is endpoint-dependent if two
 // servers saw two different addresses (RFC 4787, 4.1). One server alone proves nothing, unless the NAT kept our port, as
-// those with endpoint-independent mapping do. IPv4 decides the type if any server was asked over it: IPv6 has no NATs to speak of.
+// those with endpoint-independent mapping do. Without a NAT the type is open if strangers get in; a full-cone NAT lets them in too, but
+// only while its mapping is kept alive, so it is not called open. IPv4 decides the type if any server was asked over it: IPv6 has no NATs to speak of.
 func Classify(local []netip.Addr, port uint16, mappings []nat.Mapping, silent []netip.AddrPort, reachable bool, now time.Time) nat.Report {
 	r := nat.Report{Reachable: reachable, Mappings: slices.Clone(mappings), Silent: slices.Clone(silent), At: now}
 	isLocal := func(a netip.AddrPort) bool { return a.Port() == port && slices.Contains(local, a.Addr()) }
@@ -32,12 +33,18 @@ func Classify(local []netip.Addr, port uint16, mappings []nat.Mapping, silent []
 		family = v4
 	}
 	switch {
-	case reachable:
+	case len(family) == 0 && reachable:
 		r.Type = nat.Open
 	case len(family) == 0 && len(silent) > 0:
 		r.Type = nat.Blocked
 	case len(family) == 0:
 		r.Type = nat.Unknown
+	case !slices.ContainsFunc(family, func(m nat.Mapping) bool { return !isLocal(m.Mapped) }):
+		// No NAT. Open only if strangers get in: a firewall that lets in answers alone needs keepalives as a NAT does.
+		r.Type = nat.EndpointIndependent
+		if reachable {
+			r.Type = nat.Open
+		}
 	default:
 		r.Type = mappingType(family, port, isLocal)
 	}
@@ -48,11 +55,10 @@ func Classify(local []netip.Addr, port uint16, mappings []nat.Mapping, silent []
 func mappingType(mappings []nat.Mapping, port uint16, isLocal func(netip.AddrPort) bool) nat.Type {
 	type kind struct{ private bool }
 	first := make(map[kind]nat.Mapping)
-	agreed, kept, own := false, false, false
+	agreed, kept := false, false
 	for _, m := range mappings {
 		if isLocal(m.Mapped) {
-			own = own || !private(m.Mapped.Addr()) // seen so from the internet: no NAT
-			continue
+			continue // a member on our own network
 		}
 		k := kind{private(m.Mapped.Addr())}
 		if f, ok := first[k]; !ok {
@@ -67,8 +73,6 @@ func mappingType(mappings []nat.Mapping, port uint16, isLocal func(netip.AddrPor
 	switch {
 	case agreed || kept:
 		return nat.EndpointIndependent
-	case len(first) == 0 && own:
-		return nat.Open
 	}
 	return nat.Unknown
 }

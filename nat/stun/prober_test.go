@@ -39,21 +39,22 @@ func TestClassify(t *testing.T) {
 		{"nobody answers", nil, silent, false, nat.Blocked, ""},
 		{"nobody answers, but packets arrive", nil, silent, true, nat.Open, ""},
 		{"two agree", seen(s1, "203.0.113.9:7000", s2, "203.0.113.9:7000"), nil, false, nat.EndpointIndependent, "203.0.113.9:7000"},
-		{"two agree, port forwarded", seen(s1, "203.0.113.9:7000", s2, "203.0.113.9:7000"), nil, true, nat.Open, "203.0.113.9:7000"},
+		{"two agree, full cone or port forwarded", seen(s1, "203.0.113.9:7000", s2, "203.0.113.9:7000"), nil, true, nat.EndpointIndependent, "203.0.113.9:7000"},
 		{"two ports", seen(s1, "203.0.113.9:7000", s2, "203.0.113.9:7001"), nil, false, nat.EndpointDependent, "203.0.113.9:7000"},
 		{"two addresses", seen(s1, "203.0.113.9:7000", s2, "203.0.113.8:7000"), nil, false, nat.EndpointDependent, "203.0.113.9:7000"},
 		{"one, port kept", seen(s1, "203.0.113.9:51820"), silent, false, nat.EndpointIndependent, "203.0.113.9:51820"},
 		{"one, port not kept", seen(s1, "203.0.113.9:7000"), silent, false, nat.Unknown, "203.0.113.9:7000"},
 		{"one asked twice", seen(s1, "203.0.113.9:7000", s1, "203.0.113.9:7000"), nil, false, nat.Unknown, "203.0.113.9:7000"},
-		{"no NAT", seen(s1, "198.51.100.2:51820", s2, "198.51.100.2:51820"), nil, false, nat.Open, "198.51.100.2:51820"},
-		{"a LAN only", seen(lan, "192.168.1.2:51820"), nil, false, nat.Unknown, "192.168.1.2:51820"},
+		{"no NAT", seen(s1, "198.51.100.2:51820", s2, "198.51.100.2:51820"), nil, true, nat.Open, "198.51.100.2:51820"},
+		{"no NAT, a firewall", seen(s1, "198.51.100.2:51820", s2, "198.51.100.2:51820"), nil, false, nat.EndpointIndependent, "198.51.100.2:51820"},
+		{"a LAN only", seen(lan, "192.168.1.2:51820"), nil, true, nat.Open, "192.168.1.2:51820"},
 		{"LAN and internet", seen(lan, "192.168.1.2:51820", "192.168.1.4:9", "192.168.1.2:51820", s1, "203.0.113.9:7000", s2, "203.0.113.9:7000"), nil, false,
 			nat.EndpointIndependent, "203.0.113.9:7000"},
 		{"carrier and internet", seen("100.64.0.7:9", "100.64.0.9:51820", s1, "203.0.113.9:7000", s2, "203.0.113.9:7000"), nil, false,
 			nat.EndpointIndependent, "203.0.113.9:7000"},
 		{"IPv6 has no NAT, IPv4 has", seen(s3, "[2001:db8::2]:51820", s1, "203.0.113.9:7000", s2, "203.0.113.9:7001"), nil, false,
 			nat.EndpointDependent, "[2001:db8::2]:51820"},
-		{"IPv6 only", seen(s3, "[2001:db8::2]:51820"), nil, false, nat.Open, "[2001:db8::2]:51820"},
+		{"IPv6 only", seen(s3, "[2001:db8::2]:51820"), nil, true, nat.Open, "[2001:db8::2]:51820"},
 		{"most agreed on", seen(s1, "203.0.113.8:1", s2, "203.0.113.9:2", "198.51.100.13:9", "203.0.113.9:2"), nil, false, nat.EndpointDependent, "203.0.113.9:2"},
 	} {
 		now := time.Unix(1, 0)
@@ -180,7 +181,7 @@ func TestProber(t *testing.T) {
 		time.Sleep(time.Minute)
 		i.reach.Store(true) // a port was forwarded: found at the next round
 		r := <-news
-		if r.Type != nat.Open || !r.Reachable || since() < defaultInterval {
+		if r.Type != nat.EndpointIndependent || !r.Reachable || since() < defaultInterval {
 			t.Errorf("%+v after %v", r, since())
 		}
 		i.fail.Store(true) // nobody can test: what was known stays, silently

@@ -180,10 +180,12 @@ type stream struct {
 func (s *stream) Read(b []byte) (int, error)  { return s.lazy.Read(b) }
 func (s *stream) Write(b []byte) (int, error) { return s.lazy.Write(b) }
 
-// Close implements network.Stream. The negotiation's answer is not waited for: whoever cares reads.
+// Close implements network.Stream. The negotiation's answer is not waited for: whoever cares reads. That the other side has closed
+// the stream first is no error.
 func (s *stream) Close() error {
-	err := s.CloseWrite()
-	return errors.Join(err, s.CloseRead())
+	_ = s.CloseWrite()
+	_ = s.CloseRead()
+	return nil
 }
 
 func (s *stream) CloseWrite() error {

@@ -300,13 +300,12 @@ func (h *Host) disconnected(_ network.Network, nc network.Conn) {
 	c := h.conns[nc]
 	delete(h.conns, nc)
 	h.mu.Unlock()
-	if c != nil {
-		c.ended()
-	}
 	// Every stranger with a new key would leave something behind.
 	if h.swarm.Connectedness(nc.RemotePeer()) != network.Connected {
-		h.peers.ClearAddrs(nc.RemotePeer())
 		h.peers.RemovePeer(nc.RemotePeer())
+	}
+	if c != nil {
+		c.ended()
 	}
 }
 

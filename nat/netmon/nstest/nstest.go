@@ -220,17 +220,20 @@ func (h *Host) Line() string {
 func Veth(name, peer string, pid int, addrs ...string) error {
 	a := netlink.NewLinkAttrs()
 	a.Name = name
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: peer}); err != nil {
-		return fmt.Errorf("making veth %s: %w", name, err)
-	}
-	p, err := netlink.LinkByName(peer)
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkSetNsPid(p, pid); err != nil {
-		return fmt.Errorf("moving %s to process %d: %w", peer, pid, err)
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: peer, PeerNamespace: netlink.NsPid(pid)}); err != nil {
+		return fmt.Errorf("making veth %s with its peer in process %d: %w", name, pid, err)
 	}
 	return Configure(name, addrs...)
+}
+
+// Join makes a veth pair between two processes' namespaces.
+func Join(nameA string, pidA int, nameB string, pidB int) error {
+	a := netlink.NewLinkAttrs()
+	a.Name, a.Namespace = nameA, netlink.NsPid(pidA)
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: nameB, PeerNamespace: netlink.NsPid(pidB)}); err != nil {
+		return fmt.Errorf("making a veth between processes %d and %d: %w", pidA, pidB, err)
+	}
+	return nil
 }
 
 // Configure gives an interface addresses and brings it up.
@@ -252,29 +255,4 @@ func Configure(name string, addrs ...string) error {
 		}
 	}
 	return netlink.LinkSetUp(l)
-}
-
-// Join makes a veth pair between two processes' namespaces. temp is a name that is free in the test's namespace for a moment.
-func Join(temp, nameA string, pidA int, nameB string, pidB int) error {
-	a := netlink.NewLinkAttrs()
-	a.Name = temp + "0"
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: temp + "1"}); err != nil {
-		return fmt.Errorf("making veth %s: %w", temp, err)
-	}
-	for _, end := range []struct {
-		temp, name string
-		pid        int
-	}{{temp + "0", nameA, pidA}, {temp + "1", nameB, pidB}} {
-		l, err := netlink.LinkByName(end.temp)
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetName(l, end.name); err != nil {
-			return fmt.Errorf("naming %s: %w", end.name, err)
-		}
-		if err := netlink.LinkSetNsPid(l, end.pid); err != nil {
-			return fmt.Errorf("moving %s to process %d: %w", end.name, end.pid, err)
-		}
-	}
-	return nil
 }
