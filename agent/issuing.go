@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/directory"
 	"github.com/gridwire/gridwire/mesh/enrol"
 	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/wire"
@@ -90,7 +91,7 @@ func (i *issuing) open(cert *pki.Issuer) (*enrol.Issuer, error) {
 	}
 	return enrol.NewIssuer(enrol.IssuerConfig{
 		Key: m.Identity, Seal: m.Seal, Root: n.root, Issuer: cert,
-		View: n.dir.View, Gone: n.isGone, Taken: n.nameTaken, Revoked: n.dir.Revoked,
+		View: n.dir.View, Gone: n.gone, Taken: n.nameTaken, Revoked: n.dir.Revoked,
 		Revoke: func(e pki.Revoked) error {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
@@ -101,14 +102,15 @@ func (i *issuing) open(cert *pki.Issuer) (*enrol.Issuer, error) {
 	})
 }
 
-// isGone reports whether a node was revoked or has left: its name and address are free again.
-func (n *node) isGone(id mesh.NodeID) bool {
+// gone returns who was revoked or has left: their names and addresses are free again.
+func (n *node) gone() map[mesh.NodeID]bool {
+	out := map[mesh.NodeID]bool{}
 	for _, g := range n.dir.Gone() {
-		if g.ID == id {
-			return g.Why == "revoked" || g.Why == "left"
+		if g.Why == directory.WhyRevoked || g.Why == directory.WhyLeft {
+			out[g.ID] = true
 		}
 	}
-	return false
+	return out
 }
 
 // nameTaken reports whether a name is in use, or was until less than 7 days ago by a member whose certificate just ran out.
@@ -117,7 +119,7 @@ func (n *node) nameTaken(name mesh.Name) bool {
 		return true
 	}
 	for _, g := range n.dir.Gone() {
-		if g.Name == name && g.Why == "expired" {
+		if g.Name == name && g.Why == directory.WhyExpired {
 			return true
 		}
 	}
