@@ -210,11 +210,11 @@ func (c *Control) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*li
 	}
 	// Only now: a stranger must not make this node check lists. Its lists may well concern itself, so it is judged once more.
 	for _, list := range h.GetRevocationLists() {
-		if _, err := c.submit(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}); err != nil {
+		if err := c.submitAndSpread(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}); err != nil {
 			c.log.Debug("the directory refused a revocation list", "from", conn.ID().Short(), "err", err)
 		}
 	}
-	if _, err := c.submit(ctx, &wire.Item{Item: &wire.Item_Record{Record: h.GetRecord()}}); err != nil {
+	if err := c.submitAndSpread(ctx, &wire.Item{Item: &wire.Item_Record{Record: h.GetRecord()}}); err != nil {
 		return nil, fmt.Errorf("its record: %w", err)
 	}
 	if _, err := d.Judge(h.GetChain(), now); err != nil {

@@ -20,6 +20,8 @@ const (
 	syncTimeout = 30 * time.Second
 	syncChunk   = 256 << 10 // bytes of items in one frame, about
 	syncFrames  = 4096      // from one peer in one exchange
+
+	spreadRecords = 64 // news of one exchange that are gossiped
 )
 
 // submit takes an item into the directory and reports whether it was news. An error says that whoever sent it should not have. What
@@ -33,6 +35,19 @@ func (c *Control) submit(ctx context.Context, item *wire.Item) (fresh bool, err 
 		c.log.Debug("could not take in an item", "verdict", v.String(), "err", err)
 	}
 	return v == directory.Accepted, nil
+}
+
+// submitAndSpread takes an item in and, where it is news, passes it on at once: when the same comes by gossip later it is old here, and
+// GossipSub does not forward what its validator ignores.
+func (c *Control) submitAndSpread(ctx context.Context, item *wire.Item) error {
+	fresh, err := c.submit(ctx, item)
+	if err != nil || !fresh {
+		return err
+	}
+	if err := c.spread(ctx, item); err != nil {
+		c.log.Debug("could not pass on an item", "err", err)
+	}
+	return nil
 }
 
 // validate is GossipSub's validator.
@@ -201,9 +216,11 @@ func (c *Control) receive(ctx context.Context, s network.Stream) (fresh int, wan
 				continue
 			}
 			fresh++
-			if item.GetRecord() == nil { // revocations and issuers are few and must arrive everywhere at once
+			// Revocations and issuers are few and must arrive everywhere at once. So should a few new members; where two halves of a
+			// network meet, the syncs that follow on the other links carry the rest.
+			if item.GetRecord() == nil || fresh <= spreadRecords {
 				if err := c.spread(ctx, item); err != nil {
-					c.log.Debug("could not pass on a list", "err", err)
+					c.log.Debug("could not pass on an item", "err", err)
 				}
 			}
 		}

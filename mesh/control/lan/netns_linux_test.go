@@ -28,7 +28,9 @@ func TestHelper(t *testing.T) {
 	l := New(Config{
 		Self: mesh.NodeID{self[0]}, Secret: secret, Port: 51820, Now: time.Now, Log: slog.Default(),
 		Known: func(mesh.NodeID) bool { return true },
-		Found: func(id mesh.NodeID, addrs []netip.AddrPort) { fmt.Printf("found %s %v\n", hex.EncodeToString(id[:1]), addrs) },
+		Found: func(id mesh.NodeID, addrs []netip.AddrPort) {
+			fmt.Printf("found %s %v\n", hex.EncodeToString(id[:1]), addrs)
+		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -12,6 +12,8 @@ package p2p
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,7 +21,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"github.com/libp2p/go-libp2p/config"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -108,7 +109,7 @@ func (h *Host) start(key crypto.PrivKey) error {
 	if err := errors.Join(h.peers.AddPrivKey(h.self, key), h.peers.AddPubKey(h.self, key.GetPublic())); err != nil {
 		return err
 	}
-	if h.quic, err = h.newQUIC(key); err != nil {
+	if h.quic, err = h.newQUIC(); err != nil {
 		return err
 	}
 	h.swarm, err = swarm.NewSwarm(h.self, h.peers, h.bus,
@@ -138,13 +139,11 @@ func (h *Host) start(key crypto.PrivKey) error {
 
 // newQUIC makes the connection manager. A custom one gets neither the resource manager's admission before the handshake nor the
 // source address check by itself: both are passed.
-func (h *Host) newQUIC(key crypto.PrivKey) (*quicreuse.ConnManager, error) {
-	reset, err := config.PrivKeyToStatelessResetKey(key)
-	if err != nil {
-		return nil, err
-	}
-	token, err := config.PrivKeyToTokenGeneratorKey(key)
-	if err != nil {
+func (h *Host) newQUIC() (*quicreuse.ConnManager, error) {
+	var reset quic.StatelessResetKey
+	var token quic.TokenGeneratorKey
+	// Both survive a restart: peers of the process before are told at once that their connections are of no use any more.
+	if err := errors.Join(h.derive(reset[:], "stateless reset"), h.derive(token[:], "token generator")); err != nil {
 		return nil, err
 	}
 	return quicreuse.NewConnManager(reset, token,
@@ -163,6 +162,13 @@ func (h *Host) newQUIC(key crypto.PrivKey) (*quicreuse.ConnManager, error) {
 			return network.WithConnManagementScope(ctx, scope), nil
 		}),
 	)
+}
+
+// derive fills key with what follows from the identity key for this purpose.
+func (h *Host) derive(key []byte, purpose string) error {
+	b, err := hkdf.Key(sha256.New, h.cfg.Identity.Seed(), nil, "gridwire quic "+purpose+" key", len(key))
+	copy(key, b)
+	return err
 }
 
 // socket returns a function that hands out each family's socket once: a second QUIC transport on it would steal packets.
