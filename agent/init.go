@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -105,7 +106,7 @@ func readRootKey(st *store.Store, root *pki.Root) (pki.Key, error) {
 		return nil, fmt.Errorf("read %s: %w", rootKeyFile, err)
 	}
 	key, ok := parsed.(pki.Key)
-	if !ok || !root.Cert.PublicKey.(interface{ Equal(x any) bool }).Equal(key.Public()) {
+	if !ok || !key.Public().(ed25519.PublicKey).Equal(root.Cert.PublicKey) {
 		return nil, fmt.Errorf("%s is not the root key of this network", rootKeyFile)
 	}
 	return key, nil
