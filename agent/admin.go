@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -183,11 +184,7 @@ func (n *node) addIssuer(ctx context.Context, r api.NameRequest) error {
 	if err != nil {
 		return &api.Error{Code: api.CodeRefused, Message: err.Error()}
 	}
-	index := 0
-	for _, i := range n.dir.Issuers() {
-		index = max(index, i.Index+1)
-	}
-	der, err := pki.NewIssuer(n.root, key, m.ID.PublicKey(), m.CertName, index, n.dir.Now())
+	der, err := pki.NewIssuer(n.root, key, m.ID.PublicKey(), m.CertName, n.freeIndex(), n.dir.Now())
 	if err != nil {
 		return err
 	}
@@ -196,6 +193,27 @@ func (n *node) addIssuer(ctx context.Context, r api.NameRequest) error {
 	}
 	n.log.Info("appointed an issuer", "name", m.Name, "id", m.ID.Short())
 	return nil
+}
+
+// freeIndex returns the first part of the IPv4 pool that no issuer has, and no member an address from: those of a dismissed issuer are in
+// use until they are renewed elsewhere.
+func (n *node) freeIndex() int {
+	used := map[int]bool{}
+	for _, i := range n.dir.Issuers() {
+		used[i.Index] = true
+	}
+	pool := n.root.Network.IPv4
+	for i := range mesh.IssuerIPv4Count(pool) {
+		part := mesh.IssuerIPv4(pool, i)
+		for m := range n.dir.View().All() {
+			used[i] = used[i] || slices.ContainsFunc(m.Addrs, part.Contains)
+		}
+	}
+	index := 0
+	for used[index] {
+		index++
+	}
+	return index
 }
 
 func (n *node) removeIssuer(ctx context.Context, r api.NameRequest) error {
@@ -257,7 +275,7 @@ func (n *node) leave(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	if err := n.store.WipeExcept(rootKeyFile); err != nil {
+	if err := n.store.WipeExcept(enrol.FileRootKey); err != nil {
 		return fmt.Errorf("the others know that this node left, but its keys could not be wiped: %w", err)
 	}
 	n.log.Info("left the network")

@@ -147,7 +147,7 @@ func JoinAlone(ctx context.Context, state string, req api.JoinRequest, log *slog
 }
 
 func joinWithHost(ctx context.Context, st *store.Store, t *wire.Token, name mesh.Name, log *slog.Logger) (*enrol.Membership, error) {
-	keys, err := enrol.NextKeys(st)
+	keys, err := enrol.EnsureKeys(st)
 	if err != nil {
 		return nil, err
 	}

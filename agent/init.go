@@ -2,15 +2,12 @@ package agent
 
 import (
 	"crypto/ed25519"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -18,9 +15,6 @@ import (
 	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/store"
 )
-
-// rootKeyFile exists only on the machine that ran init, until its owner takes it offline.
-const rootKeyFile = "root.key"
 
 // InitRequest is what `gridwire init` was asked for.
 type InitRequest struct {
@@ -67,11 +61,7 @@ func Init(req InitRequest, now time.Time) (*InitResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(rootKey)
-	if err != nil {
-		return nil, fmt.Errorf("encode the root key: %w", err)
-	}
-	if err := st.Write(rootKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := enrol.SaveRootKey(st, rootKey); err != nil {
 		return nil, err
 	}
 	if err := enrol.Save(st, m); err != nil {
@@ -83,45 +73,31 @@ func Init(req InitRequest, now time.Time) (*InitResult, error) {
 	}
 	return &InitResult{
 		Network: root.Network, Name: leaf.Name, Addrs: leaf.Addrs, Expires: leaf.Cert.NotAfter,
-		RootKey: filepath.Join(req.State, rootKeyFile),
+		RootKey: filepath.Join(req.State, enrol.FileRootKey),
 	}, nil
 }
 
 // readRootKey returns the root's key, or an error that says where it should be.
 func readRootKey(st *store.Store, root *pki.Root) (pki.Key, error) {
-	b, err := st.Read(rootKeyFile)
+	key, err := enrol.LoadRootKey(st)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the root key is not on this machine: bring %s back to %s (from where you keep it offline) for as long as this takes, on a member that runs",
-			rootKeyFile, filepath.Join(st.Dir(), rootKeyFile))
+		return nil, fmt.Errorf("the root key is not on this machine: bring it back to %s, from where you keep it offline, for as long as this takes, on a member that runs",
+			filepath.Join(st.Dir(), enrol.FileRootKey))
 	}
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil {
-		return nil, fmt.Errorf("%s is no PEM file", rootKeyFile)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", rootKeyFile, err)
-	}
-	key, ok := parsed.(pki.Key)
-	if !ok || !key.Public().(ed25519.PublicKey).Equal(root.Cert.PublicKey) {
-		return nil, fmt.Errorf("%s is not the root key of this network", rootKeyFile)
+	if !key.Public().(ed25519.PublicKey).Equal(root.Cert.PublicKey) {
+		return nil, fmt.Errorf("%s is not the root key of this network", filepath.Join(st.Dir(), enrol.FileRootKey))
 	}
 	return key, nil
 }
 
 // HostName returns this machine's name as a member's name, or nothing if it cannot be one.
-func HostName() string {
+func HostName() mesh.Name {
 	h, err := os.Hostname()
 	if err != nil {
 		return ""
 	}
-	label, _, _ := strings.Cut(h, ".")
-	n, err := mesh.ParseName(label)
-	if err != nil {
-		return ""
-	}
-	return string(n)
+	return enrol.WishFrom(h)
 }

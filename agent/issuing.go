@@ -29,47 +29,48 @@ func (i *issuing) current() *enrol.Issuer { return i.cur.Load() }
 func (i *issuing) run(ctx context.Context) error {
 	views, cancel := i.n.dir.Watch()
 	defer cancel()
-	var stop context.CancelFunc
-	var done chan struct{}
-	end := func() {
-		if stop != nil {
-			stop()
-			<-done
-			stop = nil
-			i.cur.Store(nil)
+	for {
+		cert := i.n.myIssuer()
+		if cert == nil {
+			select {
+			case <-views:
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if err := i.serve(ctx, cert, views); err != nil || ctx.Err() != nil {
+			return err
 		}
 	}
-	defer end()
-	var serial string
-	for {
-		switch cert := i.n.myIssuer(); {
-		case cert == nil:
-			if stop != nil {
-				i.n.log.Info("this node is no issuer any more")
-			}
-			end()
-		case stop == nil || cert.Serial != serial:
-			end()
-			iss, err := i.open(cert)
-			if err != nil {
-				return err
-			}
-			serial = cert.Serial
-			i.cur.Store(iss)
-			var rctx context.Context
-			rctx, stop = context.WithCancel(ctx)
-			done = make(chan struct{})
-			go func() { // end waits
-				defer close(done)
-				if err := iss.Run(rctx); err != nil {
-					i.n.log.Warn("the issuer's clean-up stopped", "err", err)
-				}
-			}()
-			i.n.log.Info("this node is an issuer", "until", cert.Cert.NotAfter.Format(time.DateOnly))
+}
+
+// serve acts as the issuer with this certificate until the directory names another one, or none.
+func (i *issuing) serve(ctx context.Context, cert *pki.Issuer, views <-chan *mesh.View) error {
+	iss, err := i.open(cert)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var cleanUp sync.WaitGroup
+	defer cleanUp.Wait()
+	defer cancel()
+	cleanUp.Go(func() {
+		if err := iss.Run(ctx); err != nil {
+			i.n.log.Warn("the issuer's clean-up stopped", "err", err)
 		}
+	})
+	i.cur.Store(iss)
+	defer i.cur.Store(nil)
+	i.n.log.Info("this node is an issuer", "until", cert.Cert.NotAfter.Format(time.DateOnly))
+	for {
 		select {
-		case <-views:
 		case <-ctx.Done():
+			return nil
+		case <-views:
+		}
+		if now := i.n.myIssuer(); now == nil || now.Serial != cert.Serial {
+			i.n.log.Info("this node is no issuer by that certificate any more")
 			return nil
 		}
 	}

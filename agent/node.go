@@ -52,6 +52,7 @@ type node struct {
 	self    *self
 	issuer  *issuing
 	probes  *probeBudget
+	offers  *portOffers
 	ended   chan struct{} // closed when this node has left
 	endOnce sync.Once
 }
@@ -62,7 +63,7 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 	if err != nil {
 		return nil, fmt.Errorf("this machine's membership: %w", err)
 	}
-	n := &node{cfg: cfg, log: log, store: st, base: b, root: root, probes: newProbeBudget(), ended: make(chan struct{})}
+	n := &node{cfg: cfg, log: log, store: st, base: b, root: root, probes: newProbeBudget(), offers: newPortOffers(), ended: make(chan struct{})}
 	n.membership.Store(m)
 	b.overlay.network.Store(&root.Network)
 	if n.boot, err = nextBoot(st); err != nil {
@@ -131,7 +132,7 @@ func (n *node) buildNAT(m *enrol.Membership) (err error) {
 		return err
 	}
 	n.prober, err = stun.NewProber(stun.ProberConfig{
-		Bind: n.stun.Bind, Servers: n.stunServers, Local: n.localAddrs, Port: n.base.tun.Port, Reach: n.reachable, Now: time.Now, Log: n.log.With("part", "stun"),
+		Bind: n.stun.Bind, Servers: n.stunServers, Local: n.localAddrs, Port: n.base.tun.Port, Reach: n.reachable, Second: n.secondPort, Now: time.Now, Log: n.log.With("part", "stun"),
 	})
 	if err != nil {
 		return err

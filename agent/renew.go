@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -113,10 +114,17 @@ func (n *node) issuersToAsk() []*mesh.Member {
 	return append(near, far...)
 }
 
-// sendEnrol carries a renewal to a member; an issuer asks itself.
+// sendEnrol carries a renewal to a member; an issuer asks itself. Where the others do not accept this node at the moment, because its
+// certificate has run out or was replaced, it asks as a stranger does.
 func (n *node) sendEnrol(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame) (*wire.EnrolResponse, error) {
-	if to == n.membership.Load().ID() {
+	m := n.membership.Load()
+	if to == m.ID() {
 		return n.enrol.Handle(ctx, noAddr, true, f), nil
+	}
+	if _, err := n.dir.Judge(m.Chain, n.dir.Now()); err != nil {
+		return enrol.SendAsStranger(n.base.host.OpenEnrol, n.peers)(ctx, to, f)
 	}
 	return n.control.SendEnrol(ctx, to, f)
 }
+
+func (n *node) peers() []*mesh.Member { return slices.Collect(n.dir.View().Peers()) }

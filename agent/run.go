@@ -139,7 +139,7 @@ func (a *Agent) enrolled(ctx context.Context, st *store.Store, m *enrol.Membersh
 		b, err := newBase(a.cfg, st, m.Keys, a.log)
 		return b, m, err
 	}
-	keys, err := enrol.NextKeys(st)
+	keys, err := enrol.EnsureKeys(st)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -157,7 +157,7 @@ func (a *Agent) enrolled(ctx context.Context, st *store.Store, m *enrol.Membersh
 // joinOver enrols and stores the membership.
 func joinOver(ctx context.Context, st *store.Store, t *wire.Token, keys enrol.Keys, name mesh.Name, open enrol.Open) (*enrol.Membership, error) {
 	if name == "" {
-		name = mesh.Name(HostName())
+		name = HostName()
 	}
 	m, err := enrol.Join(ctx, t, keys, name, open, time.Now)
 	if err != nil {

@@ -2,10 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,7 +12,6 @@ import (
 	"github.com/gridwire/gridwire/mesh/control"
 	"github.com/gridwire/gridwire/mesh/signal"
 	"github.com/gridwire/gridwire/mesh/wire"
-	"github.com/gridwire/gridwire/nat/stun"
 )
 
 // wantedControl is how many control connections a node tries to have over links that are up anyway: gossip then survives the loss of
@@ -141,6 +136,10 @@ func (n *node) deliver(from mesh.NodeID, s *wire.Signal, delay time.Duration) {
 		n.reachRequested(from, body.ReachRequest)
 	case *wire.Signal_ReachProbe:
 		n.probeFor(body.ReachProbe.Address, body.ReachProbe.Nonce)
+	case *wire.Signal_PortRequest:
+		n.secondPortRequested(from, body.PortRequest.Nonce)
+	case *wire.Signal_PortOffer:
+		n.offers.deliver(from, body.PortOffer)
 	default:
 		n.links.Post(links.SignalArrived{From: from, Signal: s, Delay: delay})
 	}
@@ -157,128 +156,4 @@ func (c carrier) Connections() []signal.Conn {
 		}
 	}
 	return out
-}
-
-// stunKey is the members' shared STUN credential. All members hold the network secret, also those revoked later: what it buys is not to
-// be counted against the strangers' budget.
-func stunKey(secret []byte) []byte {
-	h := hmac.New(sha256.New, secret)
-	h.Write([]byte("gridwire stun v1"))
-	return h.Sum(nil)
-}
-
-// stunServers are members that can tell this node's mapped address, the best first: those that strangers reach, then whoever is
-// connected, then the far ends of links.
-func (n *node) stunServers() []netip.AddrPort {
-	var out []netip.AddrPort
-	add := func(a netip.AddrPort) {
-		if a.IsValid() && n.base.overlay.ok(a.Addr()) && !slices.Contains(out, a) {
-			out = append(out, a)
-		}
-	}
-	conns := n.control.Connections()
-	for _, c := range conns {
-		if m, ok := n.dir.View().Member(c.ID); ok && m.Reachable && c.Proven {
-			add(c.Remote)
-		}
-	}
-	for m := range n.dir.View().Peers() {
-		if m.Reachable && len(out) < 8 {
-			for _, a := range m.Endpoints {
-				add(a)
-			}
-		}
-	}
-	for _, c := range conns {
-		if c.Proven {
-			add(c.Remote)
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	for _, l := range n.links.Snapshot(ctx) {
-		if l.State == links.Connected && len(out) < 16 {
-			add(l.Path.Remote)
-		}
-	}
-	return out
-}
-
-// reachable asks a member to have addr probed from a source that this node never sent to.
-func (n *node) reachable(ctx context.Context, addr netip.AddrPort) (bool, error) {
-	var nonce [12]byte
-	if _, err := rand.Read(nonce[:]); err != nil {
-		return false, err
-	}
-	source, cancel, err := n.stun.Await(nonce)
-	if err != nil {
-		return false, err
-	}
-	defer cancel()
-	sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_ReachRequest{ReachRequest: &wire.ReachRequest{Address: wire.AddrPortBytes(addr), Nonce: nonce[:]}}}
-	asked := 0
-	for _, c := range n.control.Connections() {
-		if !c.Proven || asked == 2 {
-			continue
-		}
-		if err := n.signal.Send(ctx, c.ID, sig); err == nil {
-			asked++
-		}
-	}
-	if asked == 0 {
-		return false, errNobody
-	}
-	select {
-	case <-source:
-		return true, nil
-	case <-time.After(reachWait):
-		return false, nil
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-}
-
-// reachRequested passes the request to a member that the asker is least likely to have sent to; where there is none, this node probes
-// itself. Both probe from a fresh port, which the asker cannot have sent to.
-func (n *node) reachRequested(from mesh.NodeID, r *wire.ReachRequest) {
-	addr, err := wire.ParseAddrPort(r.Address)
-	if err != nil || !n.probes.allow(from, n.dir.Now()) {
-		return
-	}
-	for _, c := range n.control.Connections() {
-		if !c.Proven || c.ID == from || c.Remote.Addr() == addr.Addr() {
-			continue
-		}
-		sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_ReachProbe{ReachProbe: &wire.ReachProbe{Address: r.Address, Nonce: r.Nonce, For: from[:]}}}
-		go func() { // bounded by its timeout
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			if err := n.signal.Send(ctx, c.ID, sig); err != nil {
-				n.probeFor(r.Address, r.Nonce)
-			}
-		}()
-		return
-	}
-	n.probeFor(r.Address, r.Nonce)
-}
-
-// probeFor sends the indication from a socket of its own: its port is one that nobody has sent to, so a NAT that filters by address and port
-// (RFC 4787, 5) drops it.
-func (n *node) probeFor(address, nonce []byte) {
-	addr, err := wire.ParseAddrPort(address)
-	if err != nil || len(nonce) != 12 || !n.base.overlay.ok(addr.Addr()) || !n.probes.allowAll(n.dir.Now()) {
-		return
-	}
-	conn, err := net.ListenUDP("udp", nil)
-	if err != nil {
-		return
-	}
-	defer func() { _ = conn.Close() }()
-	s, err := stun.New(stun.Config{Conn: conn})
-	if err != nil {
-		return
-	}
-	for range 2 { // one may be lost
-		_ = s.Probe(addr, [12]byte(nonce))
-	}
 }

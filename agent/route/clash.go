@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -11,8 +12,7 @@ import (
 // Clash returns which route or address of this machine overlaps with pool, in the words of `ip route`, or "" if none does. Routes of the
 // interface iface are ours and do not count, nor do default routes and those that lead nowhere (blackhole and the like).
 func Clash(pool netip.Prefix, iface string) (string, error) {
-	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
+	routes, err := allRoutes()
 	if err != nil {
 		return "", fmt.Errorf("reading this machine's routes, to see whether %v is free: %w", pool, err)
 	}
@@ -30,9 +30,22 @@ func Clash(pool netip.Prefix, iface string) (string, error) {
 	return "", nil
 }
 
+// allRoutes lists IPv4 routes of all tables. A list that the kernel says was torn by a change in between is asked for again, and at
+// last taken as it is: on a router that never rests it is as good as any.
+func allRoutes() (routes []netlink.Route, err error) {
+	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+	for range 3 {
+		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return routes, err
+		}
+	}
+	return routes, nil
+}
+
 func linkNames() (map[int]string, error) {
 	links, err := netlink.LinkList()
-	if err != nil {
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, err
 	}
 	names := make(map[int]string, len(links))

@@ -81,14 +81,8 @@ func forge(iface, mac string, src, dst netip.AddrPort, payload string) error {
 func TestTheGuardKeepsNeighboursOut(t *testing.T) {
 	link := tunnel(t, "gw0")
 	h := nstest.Start(t, "neighbour", nstest.Options{})
-	if err := nstest.Veth("eth0", "eth0", h.PID(), "192.0.2.1/24", "2001:db8::1/64"); err != nil {
-		t.Fatal(err)
-	}
+	eth := nstest.Veth(t, "eth0", "eth0", h.PID(), "192.0.2.1/24", "2001:db8::1/64")
 	tell(t, h, "configure eth0 192.0.2.2/24 2001:db8::2/64")
-	eth, err := netlink.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Strict reverse path filtering would drop some of this for IPv4 by itself; most distributions leave it off or loose.
 	for _, name := range []string{"all", "eth0"} {
 		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/rp_filter", []byte("0"), 0); err != nil {
@@ -214,14 +208,8 @@ func toMyself(t *testing.T, got <-chan string) {
 func TestNothingLeavesByTheWrongDoor(t *testing.T) {
 	tunnel(t, "gw0")
 	h := nstest.Start(t, "neighbour", nstest.Options{})
-	if err := nstest.Veth("eth0", "eth0", h.PID(), "192.0.2.1/24"); err != nil {
-		t.Fatal(err)
-	}
+	eth := nstest.Veth(t, "eth0", "eth0", h.PID(), "192.0.2.1/24")
 	tell(t, h, "configure eth0 192.0.2.2/24")
-	eth, err := netlink.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.IPv4(192, 0, 2, 2)}); err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,10 @@ func (r *Router) removeRules() error {
 	var errs []error
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		rules, err := netlink.RuleList(family)
-		if err != nil {
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // a kernel without this family
+		}
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			errs = append(errs, r.fail("reading the routing rules of", err))
 			continue
 		}

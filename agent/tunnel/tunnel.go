@@ -145,6 +145,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
 	var m trimmer
+	lost := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -157,13 +158,22 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			if m.step(t.tun.packets.Load(), now) {
 				releaseMemory()
 			}
-			if restored, err := t.uapi.restore(); err != nil {
-				return err
-			} else if restored {
-				t.log.Warn("somebody removed the UAPI socket: made it again", "interface", t.name, "socket", sockPath(t.name))
-			}
+			lost = t.guardSocket(lost)
 		}
 	}
+}
+
+// guardSocket makes the UAPI socket again if somebody removed it, and returns whether that failed; failed says whether it did before.
+// Links go on without it, so this is no reason to end.
+func (t *Tunnel) guardSocket(failed bool) bool {
+	restored, err := t.uapi.restore()
+	switch {
+	case err != nil && !failed:
+		t.log.Warn("the UAPI socket is gone and cannot be made again: peers cannot be changed until it is", "interface", t.name, "error", err)
+	case restored:
+		t.log.Warn("somebody removed the UAPI socket: made it again", "interface", t.name, "socket", sockPath(t.name))
+	}
+	return err != nil
 }
 
 // gone says why the device closed itself, which wireguard-go does when it cannot read from the interface any more.

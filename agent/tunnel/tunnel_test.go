@@ -294,9 +294,7 @@ func TestLinkDownKeepsTheSocket(t *testing.T) {
 func TestHandshakeAfterAnAttemptWithoutEndpoint(t *testing.T) {
 	_, b := hosts(t, false)
 	// A third node, in this namespace, is what is tested; b gets it as a peer.
-	if err := nstest.Veth("gwt", "eth1", b.PID(), "198.51.100.1/24"); err != nil {
-		t.Fatal(err)
-	}
+	nstest.Veth(t, "gwt", "eth1", b.PID(), "198.51.100.1/24")
 	tell(t, b, "configure eth1 198.51.100.2/24")
 	tell(t, b, "peer 9 2001:db8::9/128")
 	tun := mustOpen(t, Config{})

@@ -63,7 +63,7 @@ func initRequest(network, node, domain, ipv4 string) (agent.InitRequest, error) 
 		return req, fmt.Errorf("network %w", err)
 	}
 	if node == "" {
-		node = agent.HostName()
+		node = string(agent.HostName())
 		if node == "" {
 			return req, fmt.Errorf("this machine's host name is no DNS label; say --node NAME")
 		}

@@ -100,7 +100,9 @@ func leaveCommand(g *globals) *cobra.Command {
 
 func issuerCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{Use: "issuer", Short: "Let another member admit, renew and revoke", Args: exactArgs()}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return usagef("say: gridwire issuer add NAME | list | remove NAME") }
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return usagef("say: gridwire issuer add NAME | list | remove NAME")
+	}
 	var asJSON bool
 	list := &cobra.Command{
 		Use: "list", Short: "List the issuers", Args: exactArgs(),

@@ -86,7 +86,9 @@ func clockOf(t *trust) clock {
 	return clock{start: t.start, own: t.own, proven: t.agreed(1 + t.others/10), agreed: t.agreed(2 + t.others/10)}
 }
 
-func (c clock) now(sys time.Time) time.Time { return c.at(sys.Round(0), c.start.Round(0).Add(sys.Sub(c.start))) }
+func (c clock) now(sys time.Time) time.Time {
+	return c.at(sys.Round(0), c.start.Round(0).Add(sys.Sub(c.start)))
+}
 
 // at says what time it is when the system clock says wall, and would say steady had nobody set it since the start.
 func (c clock) at(wall, steady time.Time) time.Time {

@@ -273,3 +273,24 @@ func TestRenewAsStranger(t *testing.T) {
 	_, err = Renew(t.Context(), carol, []*mesh.Member{&alice}, SendAsStranger(open, func() []*mesh.Member { return nil }), c.w.clock.now)
 	wantRefusal(t, err, wire.EnrolError_ENROL_UNREACHABLE, "no address")
 }
+
+// An answer opens for the CSR that it was made for, and for the reply key.
+func TestAnswerIsBoundToTheRequest(t *testing.T) {
+	w := newWorld(t)
+	var req *wire.EnrolRequest
+	x, err := newExchange(w.root.Network.ID, w.alice.ID(), w.alice.SealPublic(), newKeys(t), "carol", func(r *wire.EnrolRequest) { req = r })
+	w.must(err)
+	resp := seal(req, &wire.EnrolResult{NetworkSecret: []byte("secret")})
+	if _, err := x.open(resp); err != nil {
+		t.Fatal(err)
+	}
+	other, err := newExchange(w.root.Network.ID, w.alice.ID(), w.alice.SealPublic(), newKeys(t), "carol", func(*wire.EnrolRequest) {})
+	w.must(err)
+	if _, err := other.open(resp); err == nil {
+		t.Error("it opens with another reply key")
+	}
+	other.reply = x.reply
+	if _, err := other.open(resp); err == nil {
+		t.Error("it opens for another CSR")
+	}
+}

@@ -284,7 +284,8 @@ func TestAppoint(t *testing.T) {
 
 func TestWishFrom(t *testing.T) {
 	for host, want := range map[string]mesh.Name{
-		"Bobs-MacBook.local": "bobs-macbook", "farm_07": "farm-07", "": "", "...": "", "--": "", "über": "ber", strings.Repeat("a", 80): mesh.Name(strings.Repeat("a", 63)),
+		"Bobs-MacBook.local": "bobs-macbook", "farm_07": "farm-07", "": "", "...": "", "--": "", "über": "ber",
+		strings.Repeat("a", 80): mesh.Name(strings.Repeat("a", 63)),
 	} {
 		if got := WishFrom(host); got != want {
 			t.Errorf("%q: %q, want %q", host, got, want)

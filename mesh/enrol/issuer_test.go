@@ -81,7 +81,7 @@ func TestRace(t *testing.T) {
 	for _, uses := range []int{1, 5} {
 		t.Run(fmt.Sprint(uses, " uses"), func(t *testing.T) {
 			w := newWorld(t)
-			i := w.issuer(&disk{})
+			i := w.issuer(&disk{slow: true})
 			tok := w.invite(i, InviteRequest{Uses: uses})
 			var won, spent atomic.Int32
 			var wg sync.WaitGroup
@@ -111,7 +111,7 @@ func TestRace(t *testing.T) {
 // Racing for one name under an invitation of many uses: one gets it.
 func TestRaceForAName(t *testing.T) {
 	w := newWorld(t)
-	i := w.issuer(&disk{})
+	i := w.issuer(&disk{slow: true})
 	tok := w.invite(i, InviteRequest{Uses: 50})
 	var won atomic.Int32
 	var wg sync.WaitGroup

@@ -146,6 +146,13 @@ func CheckSignal(s *Signal) error {
 		if err == nil {
 			err = checkLen("reach probe: node ID", body.ReachProbe.GetFor(), ed25519.PublicKeySize)
 		}
+	case *Signal_PortRequest:
+		err = checkLen("port request: nonce", body.PortRequest.GetNonce(), reachNonce)
+	case *Signal_PortOffer:
+		err = checkLen("port offer: nonce", body.PortOffer.GetNonce(), reachNonce)
+		if port := body.PortOffer.GetPort(); err == nil && (port == 0 || port > 65535) {
+			err = fmt.Errorf("port offer: port %d is not 1 to 65535", port)
+		}
 	default:
 		err = fmt.Errorf("of a kind that is not known here: %w", ErrVersion)
 	}
@@ -155,11 +162,14 @@ func CheckSignal(s *Signal) error {
 	return nil
 }
 
+// reachNonce is the size of a STUN transaction ID (RFC 8489, 5), which the nonces become.
+const reachNonce = 12
+
 func checkReach(what string, addr, nonce []byte) error {
 	if _, err := ParseAddrPort(addr); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return checkLen(what+": nonce", nonce, 12)
+	return checkLen(what+": nonce", nonce, reachNonce)
 }
 
 // checkDescription applies RFC 8839, 5.4: 4 to 256 characters of user name fragment, 22 to 256 of password. Candidate types are not

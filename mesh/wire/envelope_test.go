@@ -38,6 +38,8 @@ func TestEnvelope(t *testing.T) {
 		{Session: 1, Body: &Signal_Nudge{Nudge: &Nudge{Reason: "the path is dead"}}},
 		{Body: &Signal_ReachRequest{ReachRequest: &ReachRequest{Address: addrs("192.0.2.1:1")[0], Nonce: make([]byte, 12)}}},
 		{Body: &Signal_ReachProbe{ReachProbe: &ReachProbe{Address: addrs("192.0.2.1:1")[0], Nonce: make([]byte, 12), For: testID('c')}}},
+		{Body: &Signal_PortRequest{PortRequest: &PortRequest{Nonce: make([]byte, 12)}}},
+		{Body: &Signal_PortOffer{PortOffer: &PortOffer{Nonce: make([]byte, 12), Port: 40000}}},
 	} {
 		b := mustSeal(t, want)
 		e, from, gotTo, err := ParseEnvelope(b)
@@ -165,6 +167,9 @@ func TestSignalRefused(t *testing.T) {
 		"reason of 257":             {Body: &Signal_Nudge{Nudge: &Nudge{Reason: string(make([]byte, 257))}}},
 		"reach request: address":    {Body: &Signal_ReachRequest{ReachRequest: &ReachRequest{Nonce: make([]byte, 12)}}},
 		"reach request: nonce":      {Body: &Signal_ReachRequest{ReachRequest: &ReachRequest{Address: probe.Address}}},
+		"port request: nonce":       {Body: &Signal_PortRequest{PortRequest: &PortRequest{}}},
+		"port offer: nonce":         {Body: &Signal_PortOffer{PortOffer: &PortOffer{Port: 1}}},
+		"port offer: port 0":        {Body: &Signal_PortOffer{PortOffer: &PortOffer{Nonce: make([]byte, 12)}}},
 		"reach probe: node ID of 0": {Body: &Signal_ReachProbe{ReachProbe: shortFor}},
 	} {
 		_, err := SealEnvelope(testKey('a'), mesh.NodeID(testID('b')), pub, s, testEnvelopeID, now)

@@ -1577,6 +1577,8 @@ type Signal struct {
 	//	*Signal_Nudge
 	//	*Signal_ReachRequest
 	//	*Signal_ReachProbe
+	//	*Signal_PortRequest
+	//	*Signal_PortOffer
 	Body          isSignal_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1678,6 +1680,24 @@ func (x *Signal) GetReachProbe() *ReachProbe {
 	return nil
 }
 
+func (x *Signal) GetPortRequest() *PortRequest {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_PortRequest); ok {
+			return x.PortRequest
+		}
+	}
+	return nil
+}
+
+func (x *Signal) GetPortOffer() *PortOffer {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_PortOffer); ok {
+			return x.PortOffer
+		}
+	}
+	return nil
+}
+
 type isSignal_Body interface {
 	isSignal_Body()
 }
@@ -1702,6 +1722,14 @@ type Signal_ReachProbe struct {
 	ReachProbe *ReachProbe `protobuf:"bytes,7,opt,name=reach_probe,json=reachProbe,proto3,oneof"`
 }
 
+type Signal_PortRequest struct {
+	PortRequest *PortRequest `protobuf:"bytes,8,opt,name=port_request,json=portRequest,proto3,oneof"`
+}
+
+type Signal_PortOffer struct {
+	PortOffer *PortOffer `protobuf:"bytes,9,opt,name=port_offer,json=portOffer,proto3,oneof"`
+}
+
 func (*Signal_Offer) isSignal_Body() {}
 
 func (*Signal_Answer) isSignal_Body() {}
@@ -1711,6 +1739,10 @@ func (*Signal_Nudge) isSignal_Body() {}
 func (*Signal_ReachRequest) isSignal_Body() {}
 
 func (*Signal_ReachProbe) isSignal_Body() {}
+
+func (*Signal_PortRequest) isSignal_Body() {}
+
+func (*Signal_PortOffer) isSignal_Body() {}
 
 // ICE parameters, RFC 8445.
 type Description struct {
@@ -1938,6 +1970,104 @@ func (x *ReachProbe) GetFor() []byte {
 	return nil
 }
 
+// "Answer Binding requests at a second port for a moment": with one reachable member alone, a mapping that depends on the destination
+// (RFC 4787, 4.1) shows only so.
+type PortRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 12 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortRequest) Reset() {
+	*x = PortRequest{}
+	mi := &file_mesh_wire_wire_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortRequest) ProtoMessage() {}
+
+func (x *PortRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wire_wire_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortRequest.ProtoReflect.Descriptor instead.
+func (*PortRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PortRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type PortOffer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"` // UDP, at the address where the asker reaches the sender
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortOffer) Reset() {
+	*x = PortOffer{}
+	mi := &file_mesh_wire_wire_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortOffer) ProtoMessage() {}
+
+func (x *PortOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wire_wire_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortOffer.ProtoReflect.Descriptor instead.
+func (*PortOffer) Descriptor() ([]byte, []int) {
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PortOffer) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *PortOffer) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 type Digest_Entry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`        // node ID, issuer key ID, or SHA-256 of an issuer certificate
@@ -1948,7 +2078,7 @@ type Digest_Entry struct {
 
 func (x *Digest_Entry) Reset() {
 	*x = Digest_Entry{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[24]
+	mi := &file_mesh_wire_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2090,7 @@ func (x *Digest_Entry) String() string {
 func (*Digest_Entry) ProtoMessage() {}
 
 func (x *Digest_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[24]
+	mi := &file_mesh_wire_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2247,7 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\tCandidate\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x1a\n" +
-	"\bpriority\x18\x03 \x01(\rR\bpriority\"\xce\x02\n" +
+	"\bpriority\x18\x03 \x01(\rR\bpriority\"\xc6\x03\n" +
 	"\x06Signal\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x120\n" +
@@ -2126,7 +2256,10 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\x05nudge\x18\x05 \x01(\v2\x12.gridwire.v1.NudgeH\x00R\x05nudge\x12@\n" +
 	"\rreach_request\x18\x06 \x01(\v2\x19.gridwire.v1.ReachRequestH\x00R\freachRequest\x12:\n" +
 	"\vreach_probe\x18\a \x01(\v2\x17.gridwire.v1.ReachProbeH\x00R\n" +
-	"reachProbeB\x06\n" +
+	"reachProbe\x12=\n" +
+	"\fport_request\x18\b \x01(\v2\x18.gridwire.v1.PortRequestH\x00R\vportRequest\x127\n" +
+	"\n" +
+	"port_offer\x18\t \x01(\v2\x16.gridwire.v1.PortOfferH\x00R\tportOfferB\x06\n" +
 	"\x04body\"\x7f\n" +
 	"\vDescription\x12\x14\n" +
 	"\x05ufrag\x18\x01 \x01(\tR\x05ufrag\x12\x10\n" +
@@ -2144,7 +2277,12 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"ReachProbe\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x10\n" +
-	"\x03for\x18\x03 \x01(\fR\x03for*\xd2\x01\n" +
+	"\x03for\x18\x03 \x01(\fR\x03for\"#\n" +
+	"\vPortRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"5\n" +
+	"\tPortOffer\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port*\xd2\x01\n" +
 	"\n" +
 	"EnrolError\x12\f\n" +
 	"\bENROL_OK\x10\x00\x12\x0f\n" +
@@ -2171,7 +2309,7 @@ func file_mesh_wire_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_mesh_wire_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mesh_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_mesh_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_mesh_wire_wire_proto_goTypes = []any{
 	(EnrolError)(0),       // 0: gridwire.v1.EnrolError
 	(*Record)(nil),        // 1: gridwire.v1.Record
@@ -2198,13 +2336,15 @@ var file_mesh_wire_wire_proto_goTypes = []any{
 	(*Nudge)(nil),         // 22: gridwire.v1.Nudge
 	(*ReachRequest)(nil),  // 23: gridwire.v1.ReachRequest
 	(*ReachProbe)(nil),    // 24: gridwire.v1.ReachProbe
-	(*Digest_Entry)(nil),  // 25: gridwire.v1.Digest.Entry
+	(*PortRequest)(nil),   // 25: gridwire.v1.PortRequest
+	(*PortOffer)(nil),     // 26: gridwire.v1.PortOffer
+	(*Digest_Entry)(nil),  // 27: gridwire.v1.Digest.Entry
 }
 var file_mesh_wire_wire_proto_depIdxs = []int32{
 	2,  // 0: gridwire.v1.Item.record:type_name -> gridwire.v1.SignedRecord
-	25, // 1: gridwire.v1.Digest.records:type_name -> gridwire.v1.Digest.Entry
-	25, // 2: gridwire.v1.Digest.revocation_lists:type_name -> gridwire.v1.Digest.Entry
-	25, // 3: gridwire.v1.Digest.issuers:type_name -> gridwire.v1.Digest.Entry
+	27, // 1: gridwire.v1.Digest.records:type_name -> gridwire.v1.Digest.Entry
+	27, // 2: gridwire.v1.Digest.revocation_lists:type_name -> gridwire.v1.Digest.Entry
+	27, // 3: gridwire.v1.Digest.issuers:type_name -> gridwire.v1.Digest.Entry
 	4,  // 4: gridwire.v1.SyncFrame.digest:type_name -> gridwire.v1.Digest
 	3,  // 5: gridwire.v1.SyncFrame.items:type_name -> gridwire.v1.Item
 	4,  // 6: gridwire.v1.SyncFrame.want:type_name -> gridwire.v1.Digest
@@ -2220,12 +2360,14 @@ var file_mesh_wire_wire_proto_depIdxs = []int32{
 	22, // 16: gridwire.v1.Signal.nudge:type_name -> gridwire.v1.Nudge
 	23, // 17: gridwire.v1.Signal.reach_request:type_name -> gridwire.v1.ReachRequest
 	24, // 18: gridwire.v1.Signal.reach_probe:type_name -> gridwire.v1.ReachProbe
-	19, // 19: gridwire.v1.Description.candidates:type_name -> gridwire.v1.Candidate
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	25, // 19: gridwire.v1.Signal.port_request:type_name -> gridwire.v1.PortRequest
+	26, // 20: gridwire.v1.Signal.port_offer:type_name -> gridwire.v1.PortOffer
+	19, // 21: gridwire.v1.Description.candidates:type_name -> gridwire.v1.Candidate
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_mesh_wire_wire_proto_init() }
@@ -2244,6 +2386,8 @@ func file_mesh_wire_wire_proto_init() {
 		(*Signal_Nudge)(nil),
 		(*Signal_ReachRequest)(nil),
 		(*Signal_ReachProbe)(nil),
+		(*Signal_PortRequest)(nil),
+		(*Signal_PortOffer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2251,7 +2395,7 @@ func file_mesh_wire_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_wire_wire_proto_rawDesc), len(file_mesh_wire_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,12 +23,15 @@ const (
 
 // ProberConfig is what a Prober needs.
 type ProberConfig struct {
-	Bind     func(ctx context.Context, server netip.AddrPort) (nat.Mapping, error)
-	Servers  func() []netip.AddrPort // members that answer, best first
-	Local    func() []netip.Addr     // this machine's usable addresses; with none, nobody is asked
-	Port     func() uint16
-	Reach    func(ctx context.Context, addr netip.AddrPort) (bool, error) // asks members to probe addr; nil: never tested
-	Interval time.Duration                                                // between rounds; 0: 10 minutes
+	Bind    func(ctx context.Context, server netip.AddrPort) (nat.Mapping, error)
+	Servers func() []netip.AddrPort // members that answer, best first
+	Local   func() []netip.Addr     // this machine's usable addresses; with none, nobody is asked
+	Port    func() uint16
+	Reach   func(ctx context.Context, addr netip.AddrPort) (bool, error) // asks members to probe addr; nil: never tested
+	// Second asks the member at server for another port at which it answers for a moment: with one server alone, a mapping that depends
+	// on the destination (RFC 4787, 4.1) shows only so. nil: never asked.
+	Second   func(ctx context.Context, server netip.AddrPort) (netip.AddrPort, error)
+	Interval time.Duration // between rounds; 0: 10 minutes
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -157,11 +160,37 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 	if ctx.Err() != nil {
 		return false
 	}
+	if m, ok := p.second(ctx, mappings, silent); ok {
+		mappings = append(mappings, m)
+		if fresh {
+			p.publish(p.judge(mappings, nil, p.wasReachable(mappings)))
+		}
+	}
 	reachable, triggered := p.reach(ctx, mappings)
 	if !triggered && ctx.Err() == nil {
 		p.publish(p.judge(mappings, silent, reachable))
 	}
 	return triggered
+}
+
+// second has one more port of the best server asked where all answers together do not tell the type.
+func (p *Prober) second(ctx context.Context, mappings []nat.Mapping, silent []netip.AddrPort) (nat.Mapping, bool) {
+	if p.c.Second == nil || len(mappings) == 0 || p.judge(mappings, silent, false).Type != nat.Unknown {
+		return nat.Mapping{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachLimit)
+	defer cancel()
+	server, err := p.c.Second(ctx, mappings[0].Server)
+	if err != nil {
+		p.c.Log.Debug("no second port to compare the mapping with", "error", err)
+		return nat.Mapping{}, false
+	}
+	m, err := p.c.Bind(ctx, server)
+	if err != nil {
+		p.c.Log.Debug("the second port did not answer", "server", server, "error", err)
+		return nat.Mapping{}, false
+	}
+	return m, true
 }
 
 func (p *Prober) judge(mappings []nat.Mapping, silent []netip.AddrPort, reachable bool) nat.Report {
