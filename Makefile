@@ -1,0 +1,95 @@
+# gridwire. `make` alone says what there is.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+# Go where its installer puts it, and the system's tools where an ordinary user's PATH lacks them.
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+
+GO      ?= go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+LDFLAGS     := -s -w -X github.com/gridwire/gridwire/agent.Version=$(VERSION)
+BIN         := $(CURDIR)/bin/gridwire
+
+# Namespaces need root: who is not gets asked for the password by sudo.
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN)
+# Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
+TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
+
+.PHONY: help build test tools check unit e2e demo bench vuln install uninstall clean
+
+help: ## this list
+	@echo 'gridwire: an encrypted WireGuard mesh that belongs to its members.'
+	@echo
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo
+	@echo 'PREFIX=/usr/local and DESTDIR= say where install puts things. README.md is the place to begin.'
+
+build: ## bin/gridwire, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/gridwire
+
+demo: tools build ## a whole mesh on this machine: an internet of network namespaces, five members, a dead founder
+	@$(GO) build -buildvcs=false -o bin/demo ./e2e/demo
+	@$(AS) bin/demo
+
+test: tools check unit e2e ## everything: formatting, static checks, unit tests with -race, then the real binary in namespaces
+
+check: ## gofmt, go vet, staticcheck
+	@bad=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .); if [ -n "$$bad" ]; then echo "not as gofmt would have it:" $$bad >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+unit: ## unit and in-process tests, with the race detector
+	CGO_ENABLED=1 $(TEST) -race -timeout 8m $$($(GO) list ./... | grep -v /e2e)
+
+e2e: build ## the real binary in network namespaces
+	$(TEST) -p 1 -count 1 -timeout 12m ./e2e/...
+
+bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." passes arguments)
+	@$(GO) build -buildvcs=false -o bin/bench ./e2e/bench
+	@$(AS) bin/bench $(BENCH)
+
+vuln: ## known vulnerabilities in what we link (asks a database on the internet)
+	$(GO) run $(GOVULNCHECK) ./...
+
+# Asks apt only if something is missing. Without --no-install-recommends, wireguard-tools pulls in a kernel.
+tools: ## Debian packages that tests and demo need, if one is missing
+	@missing=; \
+	need() { command -v "$$1" >/dev/null 2>&1 || missing="$$missing $$2"; }; \
+	need $(GO) golang-go; \
+	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
+	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
+	need wg wireguard-tools; need openssl openssl; need ps procps; need setpriv util-linux; need gcc 'gcc libc6-dev'; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "missing:$$missing"; \
+	command -v apt-get >/dev/null || { echo 'no apt-get here: install these with the tools of your system' >&2; exit 1; }; \
+	$(ROOT) apt-get update -q && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
+
+LIB := $(DESTDIR)$(PREFIX)/lib
+
+install: $(BIN) ## binary, systemd unit, user and folders (as root: make build && sudo make install)
+	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gridwire
+	install -D -m 0644 deploy/gridwire.service $(LIB)/systemd/system/gridwire.service
+	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/gridwire.service
+	install -D -m 0644 deploy/sysusers.conf $(LIB)/sysusers.d/gridwire.conf
+	install -D -m 0644 deploy/tmpfiles.conf $(LIB)/tmpfiles.d/gridwire.conf
+	@[ -n "$(DESTDIR)" ] || deploy/activate $(LIB)
+
+uninstall: ## the same in reverse; the state in /var/lib/gridwire stays
+	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl disable --now gridwire 2>/dev/null || true
+	rm -f $(DESTDIR)$(PREFIX)/bin/gridwire $(LIB)/systemd/system/gridwire.service $(LIB)/sysusers.d/gridwire.conf $(LIB)/tmpfiles.d/gridwire.conf
+	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl daemon-reload
+	@echo 'The keys in /var/lib/gridwire and the user gridwire are still there.'
+
+# install must not need Go where somebody has built already: root often has another PATH.
+$(BIN):
+	$(MAKE) build
+
+clean: ## removes bin
+	rm -rf bin
