@@ -182,11 +182,10 @@ func waitCommand(g *globals) *cobra.Command {
 
 // waitUntil asks every 20 ms: the agent answers from memory. Without a name it waits for one connected link.
 func waitUntil(ctx context.Context, g *globals, peer string, all bool) error {
-	asked := false
+	asked, missing := false, "the agent has not answered"
 	for {
 		st := &api.Status{}
 		err := g.client().Get(ctx, "/v1/status", st)
-		missing := "the agent has not answered"
 		switch {
 		case err == nil:
 			missing = notUp(st, peer, all)
