@@ -45,7 +45,8 @@ func (n *node) invite(_ context.Context, r api.InviteRequest) (*api.InviteRespon
 	}
 	if r.Name != "" {
 		if m, ok := n.dir.View().ByName(r.Name); ok {
-			return nil, refusef("the name %s is taken by a member (%s); choose another, or revoke that member first", r.Name, m.ID.Short())
+			return nil, refusef("the name %s is taken by a member (%s); choose another, or, if that machine is gone, put it out first: gridwire revoke %[1]s",
+				r.Name, m.ID.Short())
 		}
 	}
 	token, expires, err := iss.Invite(req)

@@ -37,20 +37,12 @@ type InitResult struct {
 
 // Init founds a network in the state folder. It refuses a folder that holds a membership.
 func Init(req InitRequest, now time.Time) (*InitResult, error) {
-	st, err := store.Open(req.State)
+	st, err := openToFound(req.State)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = st.Close() }()
-	switch m, err := enrol.Load(st); {
-	case err == nil:
-		_, leaf, _, err := m.Leaf()
-		if err != nil {
-			return nil, fmt.Errorf("%s holds a membership that cannot be read: %w", req.State, err)
-		}
-		return nil, fmt.Errorf("this machine is %s already (state in %s); leave that network first with `gridwire leave`, or use another --state folder",
-			leaf.Cert.Subject.CommonName, req.State)
-	case !errors.Is(err, fs.ErrNotExist):
+	if err := mayFound(st); err != nil {
 		return nil, err
 	}
 	pool := req.IPv4
@@ -75,6 +67,47 @@ func Init(req InitRequest, now time.Time) (*InitResult, error) {
 		Network: root.Network, Name: leaf.Name, Addrs: leaf.Addrs, Expires: leaf.Cert.NotAfter,
 		RootKey: filepath.Join(req.State, enrol.FileRootKey),
 	}, nil
+}
+
+// openToFound opens the state folder. An agent that waits for init looks into the folder twice a second, and holds it meanwhile.
+func openToFound(dir string) (*store.Store, error) {
+	for tries := 0; ; tries++ {
+		st, err := store.Open(dir)
+		if err == nil || !errors.Is(err, store.ErrLocked) {
+			return st, err
+		}
+		if tries < 20 {
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		if shared, serr := store.OpenShared(dir); serr == nil { // a node runs: say which
+			if ferr := mayFound(shared); ferr != nil {
+				return nil, ferr
+			}
+		}
+		return nil, err
+	}
+}
+
+// mayFound refuses a state folder that holds a membership, or the root key of a network that was founded in it: to write another one over
+// it would end that network.
+func mayFound(st *store.Store) error {
+	switch m, err := enrol.Load(st); {
+	case err == nil:
+		root, leaf, _, err := m.Leaf()
+		if err != nil {
+			return fmt.Errorf("%s holds a membership that cannot be read: %w", st.Dir(), err)
+		}
+		return refusef("this machine is %s in %s already (state in %s); leave that network first with `gridwire leave`, or use another --state folder",
+			leaf.Name, root.Network.Name, st.Dir())
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if _, err := enrol.LoadRootKey(st); !errors.Is(err, fs.ErrNotExist) {
+		return refusef("%s is the root key of a network that was founded here before, and a new network would overwrite it: move it to a safe place first",
+			filepath.Join(st.Dir(), enrol.FileRootKey))
+	}
+	return nil
 }
 
 // readRootKey returns the root's key, or an error that says where it should be.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ const stopLimit = 1500 * time.Millisecond
 
 // part is something that runs until its context ends.
 type part struct {
-	name string
+	name string // put before its errors; empty: they are sentences for the user already
 	run  func(context.Context) error
 }
 
@@ -49,8 +50,8 @@ func runParts(ctx context.Context, log *slog.Logger, parts []part) error {
 	case e := <-ended:
 		first = e.err
 		if first == nil {
-			first = fmt.Errorf("%s ended by itself", e.name)
-		} else if !errors.Is(first, errStop) {
+			first = fmt.Errorf("%s ended by itself", cmp.Or(e.name, "the agent"))
+		} else if !errors.Is(first, errStop) && e.name != "" {
 			first = fmt.Errorf("%s: %w", e.name, first)
 		}
 	}

@@ -7,7 +7,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"sync/atomic"
@@ -44,11 +43,6 @@ type joinAnswer struct {
 // Run runs the agent until ctx ends. It returns nil after an orderly end.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	a := &Agent{cfg: cfg, log: log, join: make(chan joinAsk)}
-	if cfg.Token != "" {
-		if _, err := wire.DecodeToken(cfg.Token); err != nil {
-			return fmt.Errorf("--join: %w", err)
-		}
-	}
 	srv := api.New(cfg.Socket, a.handlers(), log)
 	l, err := srv.Listen()
 	if err != nil {
@@ -56,7 +50,7 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	}
 	err = runParts(ctx, log, []part{
 		{"control socket", func(ctx context.Context) error { return srv.Serve(ctx, l) }},
-		{"node", a.nodes},
+		{"", a.nodes},
 	})
 	_ = sdnotify.Send("STOPPING=1")
 	if err == nil {
@@ -85,7 +79,8 @@ func (a *Agent) oneNode(ctx context.Context, token string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = st.Close() }()
+	opened := st
+	defer func() { _ = opened.Close() }()
 	m, err := enrol.Load(st)
 	var ask *joinAsk
 	switch {
@@ -98,10 +93,10 @@ func (a *Agent) oneNode(ctx context.Context, token string) error {
 		if st, m, ask, err = a.wait(ctx); err != nil {
 			return err
 		}
-		defer func() { _ = st.Close() }()
-		if m == nil && ask == nil {
+		if st == nil {
 			return nil // ctx ended
 		}
+		defer func() { _ = st.Close() }()
 	}
 	b, m, err := a.enrolled(ctx, st, m, ask, token)
 	if err != nil {
@@ -185,7 +180,7 @@ func (a *Agent) runNode(ctx context.Context, st *store.Store, b *base, m *enrol.
 	return errors.Join(err, n.close())
 }
 
-// wait returns when this machine is a member (init or join wrote the state) or somebody asks to join.
+// wait returns when this machine is a member (init or join wrote the state) or somebody asks to join. When ctx ends, it returns nothing.
 func (a *Agent) wait(ctx context.Context) (*store.Store, *enrol.Membership, *joinAsk, error) {
 	a.log.Info("this machine is no member of a network yet: waiting for `gridwire join TOKEN` or `gridwire init NETWORK`")
 	_ = sdnotify.Send("READY=1\nSTATUS=waiting for gridwire join")

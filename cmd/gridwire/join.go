@@ -100,7 +100,7 @@ func joinCommand(g *globals) *cobra.Command {
 				req.Name = n
 			}
 			if _, err := wire.DecodeToken(req.Token); err != nil {
-				return refusal{err}
+				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 			defer cancel()

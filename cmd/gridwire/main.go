@@ -90,8 +90,13 @@ func exitCode(err error) int {
 	return exitFailure
 }
 
-// isRefused reports whether enrolment said no (as against: could not be reached).
+// isRefused reports whether enrolment said no (as against: could not be reached), or the token's text alone shows that it would.
 func isRefused(err error) bool {
+	for _, fault := range []error{wire.ErrTokenTruncated, wire.ErrTokenDamaged, wire.ErrTokenNotOurs, wire.ErrTokenVersion} {
+		if errors.Is(err, fault) {
+			return true
+		}
+	}
 	switch enrol.Code(err) {
 	case wire.EnrolError_ENROL_OK, wire.EnrolError_ENROL_UNREACHABLE:
 		return false

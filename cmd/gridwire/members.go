@@ -80,7 +80,7 @@ func leaveCommand(g *globals) *cobra.Command {
 				return err
 			}
 			if st.Network == nil {
-				return fmt.Errorf("this machine is no member of a network")
+				return fmt.Errorf("this machine is no member of a network: there is nothing to leave")
 			}
 			if st.Self.Issuer && !yes {
 				return refusal{fmt.Errorf("this machine is an issuer of %s: its right to admit and renew is wiped with its keys. If that is meant: gridwire leave --yes", st.Network.Name)}

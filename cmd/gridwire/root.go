@@ -2,8 +2,8 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -61,6 +61,6 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		if len(names) == 0 {
 			return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args)
 		}
-		return usagef("%s takes %d argument(s): %s", cmd.CommandPath(), len(names), fmt.Sprint(names))
+		return usagef("say: %s %s (%d words where %d belong; see %[1]s --help)", cmd.CommandPath(), strings.Join(names, " "), len(args), len(names))
 	}
 }

@@ -114,7 +114,7 @@ func (s *state) admissible(id mesh.NodeID, wg mesh.WGKey, name mesh.Name, f fact
 	}
 	if holder, ok := s.holder(id, name, f, now); ok {
 		return refuse(wire.EnrolError_ENROL_NAME_TAKEN,
-			"the name %s is taken by node %s; choose another one with --name, or, if that machine is gone, have a member run `gridwire revoke %s`",
+			"the name %s is taken by node %s; choose another one with --name, or, if that machine is gone, put it out first (`gridwire revoke %s` on an issuer)",
 			name, holder, name)
 	}
 	if len(s.issued) >= maxIssued {
