@@ -264,18 +264,18 @@ func (n *node) dismiss(ctx context.Context, m *mesh.Member) error {
 	return nil
 }
 
+// farewellLimit is how long a node that leaves waits for the members it is connected to.
+const farewellLimit = 2 * time.Second
+
 // leave tells the others, then wipes the keys. The root key stays where it is: it is the network's, not this node's.
 func (n *node) leave(ctx context.Context) error {
 	if err := n.self.leave(ctx); err != nil {
 		return err
 	}
-	if len(n.control.Connections()) > 0 {
-		// The farewell has been handed to the connections; give it a moment to cross the longest of them.
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
+	// GossipSub has it on the way, but not over connections that are younger than its heartbeat.
+	tctx, cancel := context.WithTimeout(ctx, farewellLimit)
+	n.control.SyncAll(tctx)
+	cancel()
 	if err := n.store.WipeExcept(enrol.FileRootKey); err != nil {
 		return fmt.Errorf("the others know that this node left, but its keys could not be wiped: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -133,7 +134,10 @@ func (c *Control) syncOn(ctx context.Context, l *link) (fresh int, err error) {
 	if err := send(s, items, nil); err != nil {
 		return fresh, err
 	}
-	_ = s.Close() // the other side may have closed it first
+	_ = s.CloseWrite() // the other side may have closed it first
+	// It closes when it has taken everything in: whoever is about to leave the network waits for that (SyncAll).
+	_, _ = io.Copy(io.Discard, io.LimitReader(s, 1))
+	_ = s.Close()
 	return fresh, nil
 }
 
