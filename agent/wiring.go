@@ -14,10 +14,6 @@ import (
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
-// wantedControl is how many control connections a node tries to have over links that are up anyway: gossip then survives the loss of
-// every reachable member.
-const wantedControl = 3
-
 // wire carries news from one part to another. It decides nothing.
 func (n *node) wire(ctx context.Context) error {
 	views, stopViews := n.dir.Watch()
@@ -103,22 +99,15 @@ func (n *node) controlLinks() []control.Link {
 	return out
 }
 
-// linkReported runs in the links' goroutine and must not block.
+// linkReported tells the control plane where a member is reached, so that it outlives the members that strangers reach. It runs in the
+// links' goroutine and must not block.
 func (n *node) linkReported(r links.Report) {
-	if r.State != links.Connected || !r.Path.Remote.IsValid() {
-		return
+	switch r.State {
+	case links.Connected:
+		n.control.Path(r.Peer, r.Path.Remote)
+	case links.Unreachable:
+		n.control.Path(r.Peer, noAddr)
 	}
-	conns := n.control.Connections()
-	if len(conns) >= wantedControl || slices.ContainsFunc(conns, func(c control.Connection) bool { return c.ID == r.Peer }) {
-		return
-	}
-	go func() { // bounded by its timeout; nothing hangs on its outcome
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if err := n.control.ConnectAddr(ctx, r.Peer, r.Path.Remote); err != nil {
-			n.log.Debug("no control connection over the new link", "peer", r.Name, "err", err)
-		}
-	}()
 }
 
 func (n *node) handleEnrol(ctx context.Context, from netip.AddrPort, member bool, f *wire.EnrolFrame) *wire.EnrolResponse {

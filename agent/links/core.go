@@ -12,16 +12,21 @@ import (
 
 // Core is the state machine of all links. It is not safe for concurrent use: Runner owns it.
 type Core struct {
-	self     mesh.NodeID
-	boot     uint64
-	view     *mesh.View
-	nat      nat.Report
-	links    map[mesh.NodeID]*link
-	byKey    map[mesh.WGKey]*link
-	lastGood map[mesh.NodeID]netip.AddrPort
-	seq      uint32
-	rand     *rand.Rand
-	out      []Action
+	self mesh.NodeID
+	boot uint64
+	view *mesh.View
+	nat  nat.Report
+	// natPending says that nat is not known, or not since the network changed; what needs it waits until natDeadline.
+	natPending  bool
+	natDeadline time.Time
+	located     time.Time // when Locate was asked last
+	counted     time.Time // when the counters were read last
+	links       map[mesh.NodeID]*link
+	byKey       map[mesh.WGKey]*link
+	lastGood    map[mesh.NodeID]netip.AddrPort
+	seq         uint32
+	rand        *rand.Rand
+	out         []Action
 }
 
 type link struct {
@@ -43,12 +48,13 @@ type link struct {
 // NewCore returns a Core for this node with what is remembered of earlier runs. The seed spreads retries of different nodes.
 func NewCore(self mesh.NodeID, boot uint64, lastGood map[mesh.NodeID]netip.AddrPort, seed uint64) *Core {
 	c := &Core{
-		self:     self,
-		boot:     boot,
-		links:    map[mesh.NodeID]*link{},
-		byKey:    map[mesh.WGKey]*link{},
-		lastGood: map[mesh.NodeID]netip.AddrPort{},
-		rand:     rand.New(rand.NewPCG(seed, boot)),
+		self:       self,
+		boot:       boot,
+		natPending: true,
+		links:      map[mesh.NodeID]*link{},
+		byKey:      map[mesh.WGKey]*link{},
+		lastGood:   map[mesh.NodeID]netip.AddrPort{},
+		rand:       rand.New(rand.NewPCG(seed, boot)),
 	}
 	for id, ep := range lastGood {
 		c.lastGood[id] = ep
@@ -81,7 +87,7 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 	case NetworkChanged:
 		c.networkChanged(now)
 	case NATChanged:
-		c.nat = ev.Report
+		c.natChanged(ev.Report, now)
 	case SignalPathChanged:
 		c.signalPathChanged(now)
 	case Wanted:
@@ -184,7 +190,10 @@ func (c *Core) changed(l *link, m *mesh.Member, now time.Time) {
 	}
 	moved := !equal(old.Via, m.Via) || !equal(old.Endpoints, m.Endpoints) || old.Reachable != m.Reachable
 	if !l.up && (moved || rebooted) {
-		c.again(l, now)
+		// An exchange that is on its way is left alone: ending it here would leave the other side in a session of its own.
+		if l.ice.phase == iceNone || rebooted {
+			c.again(l, now)
+		}
 		if !l.endpoint.IsValid() && m.Reachable && len(m.Endpoints) > 0 {
 			c.moveTo(l, m.Endpoints[0])
 			c.shake(l, now)
@@ -221,17 +230,6 @@ func (c *Core) moveTo(l *link, ep netip.AddrPort) {
 	}
 	l.endpoint = ep
 	c.do(SetEndpoint{Key: l.m.WireGuard, Endpoint: ep})
-}
-
-func (c *Core) networkChanged(now time.Time) {
-	for _, l := range c.links {
-		if l.endpoint.IsValid() {
-			// A fresh endpoint has no sticky source address: the one it had may be gone from this machine.
-			c.do(SetEndpoint{Key: l.m.WireGuard, Endpoint: l.endpoint})
-			c.doubt(l, now)
-		}
-		c.again(l, now)
-	}
 }
 
 func (c *Core) signalPathChanged(now time.Time) {

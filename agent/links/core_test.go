@@ -228,3 +228,28 @@ func TestForwarderComingBackEndsTheWait(t *testing.T) {
 	s.step(b, SignalPathChanged{})
 	s.until(time.Second, "up", s.bothUp(a, b))
 }
+
+// A new member's record changes while its first session runs (it has found forwarders): that must not end the session on one side.
+func TestNewRecordDuringICEDelaysNothing(t *testing.T) {
+	for _, first := range []byte{1, 9} { // the one that changes controls, or is controlled
+		s := newSim(t)
+		a, b := s.add(first, behindNAT), s.add(5, behindNAT)
+		s.start(a, b)
+		s.run(4*s.oneWay + 10*time.Millisecond) // offer and answer have crossed
+		changed := *a.m
+		changed.Seq, changed.Via = 2, []mesh.NodeID{{7}}
+		a.m = &changed
+		s.step(b, ViewChanged{s.view(b)})
+		s.until(time.Second, "up", s.bothUp(a, b))
+	}
+}
+
+// A controlled side that gives a session up and asks for another one gets it at once.
+func TestNudgeThatNamesTheSessionRestartsIt(t *testing.T) {
+	s := newSim(t)
+	a, b := s.add(1, behindNAT), s.add(2, behindNAT)
+	s.start(a, b)
+	s.run(4*s.oneWay + 10*time.Millisecond)
+	s.step(b, NetworkChanged{})
+	s.until(2*time.Second, "up", s.bothUp(a, b))
+}

@@ -12,6 +12,7 @@ type icePhase int
 
 const (
 	iceNone     icePhase = iota
+	iceHeld              // waiting for this machine's mapped addresses, at most until deadline
 	iceStarting          // waiting for ICEStarted
 	iceOffered           // controlling: waiting for the answer
 	iceNudged            // controlled: asked for an offer
@@ -27,6 +28,7 @@ type iceState struct {
 	remote   *nat.Description // of the offer that is being answered
 	delay    time.Duration
 	pairs    []nat.Pair
+	stale    bool // while iceStarting: what the description will say is out of date
 }
 
 type retryState struct {
@@ -42,8 +44,7 @@ func (c *Core) attempt(l *link, now time.Time) {
 	c.closeICE(l)
 	if c.controls(l) {
 		l.ice.session = max(l.ice.session+1, uint64(now.UnixMilli()))
-		l.ice.phase = iceStarting
-		c.do(StartICE{Peer: l.m.ID, Session: l.ice.session, Controlling: true})
+		c.startICE(l, now)
 		return
 	}
 	l.ice.phase = iceNudged
@@ -52,6 +53,22 @@ func (c *Core) attempt(l *link, now time.Time) {
 		Session: l.ice.session, Boot: c.boot,
 		Body: &wire.Signal_Nudge{Nudge: &wire.Nudge{Reason: l.reason}},
 	}})
+}
+
+// startICE starts the session, or holds it for a moment while the mapped addresses are not known: an offer without them is of no use to a
+// peer behind a NAT of its own. They are asked for as soon as a member is connected, one round trip before anything can be negotiated.
+func (c *Core) startICE(l *link, now time.Time) {
+	if c.natPending && c.natDeadline.IsZero() {
+		c.natDeadline = now.Add(natGrace)
+	}
+	if c.natPending && now.Before(c.natDeadline) {
+		l.ice.phase = iceHeld
+		l.ice.deadline = c.natDeadline
+		return
+	}
+	l.ice.phase = iceStarting
+	l.ice.deadline = time.Time{}
+	c.do(StartICE{Peer: l.m.ID, Session: l.ice.session, Controlling: c.controls(l)})
 }
 
 // again forgets how long to wait and starts an exchange: one in progress was gathered before the news that brought us here.
@@ -70,6 +87,7 @@ func (c *Core) closeICE(l *link) {
 	l.ice.phase = iceNone
 	l.ice.deadline = time.Time{}
 	l.ice.remote = nil
+	l.ice.stale = false
 }
 
 func (c *Core) iceStarted(ev ICEStarted, now time.Time) {
@@ -81,6 +99,10 @@ func (c *Core) iceStarted(ev ICEStarted, now time.Time) {
 	if ev.Err != nil {
 		l.ice.phase = iceNone
 		c.retryLater(l, ev.Err.Error(), false, now)
+		return
+	}
+	if l.ice.stale {
+		c.attempt(l, now)
 		return
 	}
 	sig := &wire.Signal{Session: ev.Session, Boot: c.boot}
@@ -108,7 +130,8 @@ func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
 	}
 	switch body := ev.Signal.Body.(type) {
 	case *wire.Signal_Nudge:
-		if c.controls(l) && (restarted || l.ice.phase == iceNone || l.ice.phase == iceSelected) {
+		// A nudge that names our newest session comes from a peer that has given it up. One that names an older session crossed our offer.
+		if c.controls(l) && (restarted || l.ice.phase == iceNone || l.ice.phase == iceSelected || ev.Signal.Session == l.ice.session) {
 			c.again(l, now)
 		}
 	case *wire.Signal_Offer:
@@ -116,7 +139,7 @@ func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
 		if c.controls(l) || !restarted && ev.Signal.Session <= l.ice.session {
 			return
 		}
-		c.takeOffer(l, ev, body.Offer)
+		c.takeOffer(l, ev, body.Offer, now)
 	case *wire.Signal_Answer:
 		if !c.controls(l) || l.ice.phase != iceOffered || ev.Signal.Session != l.ice.session {
 			return
@@ -131,18 +154,17 @@ func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
 // takeOffer starts the controlled side. Where both sides are behind a NAT the first checks must cross in flight: a router that accepts
 // unsolicited packets to itself would otherwise hold the tuple (conntrack) that its own host's check needs. The offerer starts when it has the
 // answer, one signalling delay from now; so do we.
-func (c *Core) takeOffer(l *link, ev SignalArrived, offer *wire.Description) {
+func (c *Core) takeOffer(l *link, ev SignalArrived, offer *wire.Description, now time.Time) {
 	c.closeICE(l)
 	remote := toDescription(offer)
 	l.peerNAT = nat.Type(offer.Nat)
 	l.ice.session = ev.Signal.Session
-	l.ice.phase = iceStarting
 	l.ice.remote = &remote
 	l.ice.delay = 0
 	if l.peerNAT != nat.Open && c.nat.Type != nat.Open {
 		l.ice.delay = min(ev.Delay, time.Second)
 	}
-	c.do(StartICE{Peer: ev.From, Session: ev.Signal.Session})
+	c.startICE(l, now)
 }
 
 func toDescription(d *wire.Description) nat.Description {

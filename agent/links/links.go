@@ -19,12 +19,15 @@ import (
 
 // Timings of the state machine. Where a number is not measured it is from DESIGN ("Links").
 const (
-	silence        = time.Second            // sent, and heard nothing for so long: probe
+	silence        = 800 * time.Millisecond // sent, and heard nothing for so long: probe; with countBusy this is 1 s at the latest
+	countBusy      = 200 * time.Millisecond // between readings of the tunnel's counters while there is traffic or doubt
+	countIdle      = 500 * time.Millisecond // otherwise: how late the first packet after a rest is seen
 	probeInterval  = 250 * time.Millisecond // while in doubt
 	probeMisses    = 3                      // then the path is dead
 	idleInterval   = 25 * time.Second       // shorter than the 30 s after which common NATs forget an unreplied UDP mapping (RFC 4787, REQ-5 asks 2 min)
 	staleAfter     = 180 * time.Second      // WireGuard's Reject-After-Time: without traffic the session is gone, the link is idle
 	answerTimeout  = 2 * time.Second        // offer to answer, by way of forwarders
+	natGrace       = 400 * time.Millisecond // for a first answer to STUN: a round trip to a member far away
 	linger         = 3 * time.Second        // a session stays after selection so that the other side can finish
 	handshakeRetry = 400 * time.Millisecond // a lost initiation; WireGuard itself would wait 5 s
 	handshakeTries = 6
@@ -32,6 +35,7 @@ const (
 	signalMax      = 30 * time.Second
 	failBackoff    = 2 * time.Second // ICE found no working pair
 	failMax        = 5 * time.Minute
+	locateEvery    = time.Second      // links fail together
 	failLinger     = 35 * time.Second // longer than the 30 s for which a router's conntrack holds a tuple that an early check took
 )
 
@@ -196,6 +200,9 @@ type Probe struct {
 	Seq  uint32
 }
 
+// Locate asks other members how they see this node now; the answer is NATChanged, if it is news.
+type Locate struct{}
+
 // Remember stores a peer's last good endpoint.
 type Remember struct {
 	Peer     mesh.NodeID
@@ -221,6 +228,7 @@ func (ConnectICE) action()  {}
 func (CloseICE) action()    {}
 func (Send) action()        {}
 func (Probe) action()       {}
+func (Locate) action()      {}
 func (Remember) action()    {}
 func (Report) action()      {}
 

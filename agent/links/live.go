@@ -79,7 +79,8 @@ func (c *Core) shake(l *link, now time.Time) {
 	c.do(Handshake{Key: l.m.WireGuard})
 	c.probe(l, now)
 	l.live.nextProbe = time.Time{} // nextShake is the timer here
-	l.live.nextShake = now.Add(handshakeRetry + l.live.rtt)
+	// Longer each time: an initiation abandons the one before, and its answer may still be on its way (a satellite).
+	l.live.nextShake = now.Add(handshakeRetry<<min(l.live.shakes-1, 3) + l.live.rtt)
 }
 
 func (c *Core) probeAnswered(ev ProbeAnswered, now time.Time) {
@@ -165,6 +166,7 @@ func (c *Core) probeHeard(ev ProbeHeard, now time.Time) {
 }
 
 func (c *Core) counters(ev Counters, now time.Time) {
+	defer func() { c.counted = now }()
 	for key, p := range ev.Peers {
 		l, ok := c.byKey[key]
 		if !ok {
@@ -193,7 +195,9 @@ func (c *Core) count(l *link, p PeerCounters, now time.Time) {
 	if sent {
 		s.lastTx = now
 		if !heard && s.unanswered.IsZero() {
-			s.unanswered = now
+			// It was sent since the counters were read before; but one that was sent just now has a right to an answer, so at least one
+			// more reading decides.
+			s.unanswered = now.Add(-min(now.Sub(c.counted), silence-countBusy))
 		}
 	}
 	if p.Endpoint.IsValid() && p.Endpoint != l.endpoint && heard {
@@ -268,6 +272,9 @@ func (c *Core) probeMissed(l *link, now time.Time) {
 		return
 	}
 	s.misses++
+	if l.up {
+		c.locate(now)
+	}
 	if s.misses < probeMisses {
 		c.probe(l, now)
 		return
@@ -290,6 +297,11 @@ func (c *Core) forget(l *link) {
 
 func (c *Core) iceDeadline(l *link, now time.Time) {
 	phase := l.ice.phase
+	if phase == iceHeld {
+		c.natPending = false // nobody has told in time
+		c.startICE(l, now)
+		return
+	}
 	c.closeICE(l)
 	switch phase {
 	case iceOffered:

@@ -35,6 +35,7 @@ type Config struct {
 	View      *mesh.View
 	Save      func(map[mesh.NodeID]netip.AddrPort) // stores last good endpoints; called rarely
 	OnReport  func(Report)                         // must not block
+	Locate    func()                               // asks members how they see this node; must not block
 	Log       *slog.Logger
 }
 
@@ -141,9 +142,9 @@ func (r *Runner) loop(ctx context.Context) {
 
 func (r *Runner) countInterval(now time.Time) time.Duration {
 	if r.cfg.Core.Busy(now) {
-		return 200 * time.Millisecond
+		return countBusy
 	}
-	return time.Second
+	return countIdle
 }
 
 func (r *Runner) count(ctx context.Context) {
@@ -223,6 +224,8 @@ func (r *Runner) act(ctx context.Context, a Action) {
 		r.send(ctx, a)
 	case Probe:
 		r.prober.send(a.Addr, a.Seq)
+	case Locate:
+		r.cfg.Locate()
 	case Remember:
 		r.unsaved = true
 	case Report:

@@ -108,7 +108,7 @@ func (s *sim) view(self *simNode) *mesh.View {
 
 func (s *sim) start(ns ...*simNode) {
 	for _, n := range ns {
-		s.step(n, NATChanged{nat.Report{Type: nat.Type(n.m.NAT)}})
+		s.step(n, NATChanged{nat.Report{Type: nat.Type(n.m.NAT), Mapped: []netip.AddrPort{n.addr}}})
 		s.step(n, ViewChanged{s.view(n)})
 	}
 }
@@ -143,6 +143,10 @@ func (s *sim) act(n *simNode, a Action) {
 		})
 	case ConnectICE:
 		s.connect(n, a)
+	case CloseICE:
+		if n.active[a.Peer] == a.Session {
+			delete(n.active, a.Peer)
+		}
 	case Send:
 		s.send(n, a)
 	case Probe:
@@ -176,6 +180,11 @@ func (s *sim) connect(n *simNode, a ConnectICE) {
 			continue
 		}
 		s.after(2*s.oneWay, func() {
+			if self.active[peer.id] != a.Session || peer.active[self.id] != a.Session {
+				// One side has given the session up: no check is answered.
+				s.after(8*time.Second, func() { s.step(self, ICEFailed{Peer: peer.id, Session: a.Session, Reason: "no answer"}) })
+				return
+			}
 			s.step(self, ICESelected{Peer: peer.id, Session: a.Session, Pair: nat.Pair{Remote: nat.Candidate{Type: nat.ServerReflexive, Addr: peer.addr}}})
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/control/p2p"
 )
 
 // Connect returns when there is a proven connection to the member, which is dialled by all addresses that are known if there is none.
@@ -42,18 +43,20 @@ func (c *Control) connect(ctx context.Context, id mesh.NodeID, addrs []netip.Add
 	if err := conn.WaitProven(ctx); err != nil {
 		return fmt.Errorf("connecting to %s at %v: %w", m.Name, conn.Remote(), err)
 	}
-	return c.listed(ctx, id)
+	return c.listed(ctx, conn)
 }
 
-// listed waits until the loop has taken the proven connection into the table, so that whoever connected can use it.
-func (c *Control) listed(ctx context.Context, id mesh.NodeID) error {
+// listed waits until the loop has taken a proven connection into the table, so that whoever connected can use it.
+func (c *Control) listed(ctx context.Context, conn *p2p.Conn) error {
 	news, stop := c.watch.add()
 	defer stop()
-	for c.provenConn(id) == nil {
+	for c.provenConn(conn.ID()) == nil {
 		select {
 		case <-news:
+		case <-conn.Context().Done():
+			return fmt.Errorf("connecting to %s: the connection did not last: %w", conn.ID().Short(), context.Cause(conn.Context()))
 		case <-ctx.Done():
-			return fmt.Errorf("connecting to %s: the connection did not last: %w", id.Short(), ErrNotConnected)
+			return fmt.Errorf("connecting to %s: %w", conn.ID().Short(), ctx.Err())
 		}
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
@@ -89,13 +88,7 @@ func TestRevocation(t *testing.T) {
 			return bad.connected(hub1, hub2) && good.connected(hub1, hub2) && hub1.connected(hub2)
 		})
 		time.Sleep(3 * time.Second)
-		leaf, _, err := pki.Verify(bad.chain, w.root, time.Now())
-		check(t, err)
-		list, err := pki.NewRevocationList(w.issuer.Cert, w.issKey, 1, []pki.Revoked{{
-			Issuer: w.issuer.KeyID, Serial: leaf.Serial, ID: bad.id, Kind: pki.Member, At: time.Now(),
-		}}, time.Now())
-		check(t, err)
-		check(t, good.ctl.Publish(t.Context(), &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}))
+		check(t, good.ctl.Publish(t.Context(), w.revoke(1, bad)))
 		took := until(t, 2*time.Second, "nobody is connected to the revoked member", func() bool {
 			return !hub1.connected(bad) && !hub2.connected(bad) && !hub1.knows(bad) && !hub2.knows(bad)
 		})
@@ -251,6 +244,95 @@ func TestEnrolForward(t *testing.T) {
 		resp, err := b.ctl.SendEnrol(ctx, a.id, &wire.EnrolFrame{SealedRequest: []byte("sealed")})
 		if err != nil || string(resp.GetSealedResult()) != "sealed" || !strings.HasPrefix(resp.GetError(), "45.0.77.2:") {
 			t.Errorf("%v, %v", resp, err)
+		}
+	})
+}
+
+// A member that was off learns of a revocation from the first one it meets, and passes it on to whoever it is connected to.
+func TestRevocationWhileOff(t *testing.T) {
+	inWorld(t, 20*time.Millisecond, func(t *testing.T, w *world) {
+		hub, bad, b := w.add(false), w.add(true), w.add(true)
+		hub.start(bad)
+		check(t, hub.ctl.Publish(t.Context(), w.revoke(1, bad)))
+		b.start(hub, bad)
+		if !b.knows(bad) {
+			t.Fatal("it should not know yet")
+		}
+		took := until(t, time.Second, "the revocation has arrived", func() bool { return b.connected(hub) && !b.knows(bad) })
+		if took > 150*time.Millisecond {
+			t.Errorf("only after %v", took)
+		}
+	})
+}
+
+// Two halves that were apart for a while: each has members and a revocation that the other has not heard of.
+func TestHeal(t *testing.T) {
+	inWorld(t, 10*time.Millisecond, func(t *testing.T, w *world) {
+		var halves [2][]*node
+		for h := range halves {
+			for i := range 4 {
+				n := w.add(i > 1)
+				n.start(halves[h]...)
+				halves[h] = append(halves[h], n)
+			}
+		}
+		gone := w.add(true)
+		time.Sleep(time.Minute)
+		check(t, halves[1][3].ctl.Publish(t.Context(), w.revoke(1, gone)))
+		time.Sleep(time.Minute)
+		all := append(halves[0], halves[1]...)
+		// One member hears of one on the other side, and connects to it.
+		_, err := halves[0][2].dir.Submit(t.Context(), recordItem(halves[1][0].record.Load()))
+		check(t, err)
+		check(t, halves[0][2].ctl.Connect(t.Context(), halves[1][0].id))
+		took := until(t, 5*time.Second, "all know all, and the revocation", func() bool {
+			for _, n := range all {
+				if !n.knows(all...) || len(n.dir.RevocationLists()) != 1 {
+					return false
+				}
+			}
+			return true
+		})
+		t.Logf("healed after %v", took)
+	})
+}
+
+// A restart is back in the control plane after two round trips, and others after half a one more.
+func TestRestartIsQuick(t *testing.T) {
+	inWorld(t, 20*time.Millisecond, func(t *testing.T, w *world) {
+		hubs := []*node{w.add(false), w.add(false), w.add(false)}
+		for i, h := range hubs {
+			h.start(hubs[:i]...)
+		}
+		b := w.add(true)
+		b.start(hubs...)
+		until(t, time.Second, "connected", func() bool { return len(b.ctl.Via()) == 2 })
+		time.Sleep(time.Minute)
+		hubs[0].port.cut.Store(true) // one of those it knows is dead: that must not cost anything
+		b.stop()
+		b.start(hubs...)
+		took := until(t, time.Second, "two forwarders again", func() bool { return len(b.ctl.Via()) == 2 })
+		if took > 90*time.Millisecond {
+			t.Errorf("back after %v, want 2 round trips of 40 ms", took)
+		}
+	})
+}
+
+func TestForeignNetworkIsRefused(t *testing.T) {
+	inWorld(t, time.Millisecond, func(t *testing.T, w *world) {
+		a := w.add(false)
+		a.start()
+		other := newWorld(t, time.Millisecond)
+		other.net = w.net
+		defer other.stop()
+		x := other.add(false)
+		x.addr = netip.MustParseAddrPort("45.0.88.1:51820")
+		x.start()
+		conn, err := x.host.Dial(t.Context(), a.id, []netip.AddrPort{a.addr})
+		check(t, err)
+		until(t, time.Second, "the connection ends", func() bool { return conn.Context().Err() != nil })
+		if err := context.Cause(conn.Context()); !strings.Contains(err.Error(), "another network") {
+			t.Errorf("ended because: %v", err)
 		}
 	})
 }

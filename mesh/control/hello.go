@@ -224,7 +224,7 @@ func (c *Control) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*li
 		return nil, errors.New("it has left the network, or its record is not that of a member")
 	}
 	l := newLink(conn)
-	l.boot, l.skew = h.GetBoot(), time.UnixMilli(h.GetTime()).Sub(time.Now()).Round(time.Millisecond)
+	l.boot, l.skew = h.GetBoot(), time.Until(time.UnixMilli(h.GetTime())).Round(time.Millisecond)
 	return l, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -37,8 +38,8 @@ const (
 	young        = 3 * time.Second        // GossipSub has grafted a new peer by then
 	relearn      = 300 * time.Millisecond // collects news from several exchanges
 	linger       = 2 * time.Second        // of a second connection to the same member, for the streams on it
-	nudgeEvery   = time.Minute
-	syncEvery    = 10 * time.Minute // with one member, in turn; and a second more for each member, because digests grow
+	nudgeEvery   = time.Minute            // names all peers to GossipSub again, which costs no packet
+	syncEvery    = 10 * time.Minute       // with one member, in turn; and a second more for each member, because digests grow
 )
 
 // loop owns the table of proven connections and the policy.
@@ -47,7 +48,8 @@ func (c *Control) loop(ctx context.Context) {
 	defer stop()
 	o := &owner{
 		c: c, ctx: ctx, policy: policy.New(c.host.ID()),
-		links: make(map[mesh.NodeID]*link), resyncs: make(map[mesh.NodeID]time.Time),
+		links: make(map[mesh.NodeID]*link), spares: make(map[mesh.NodeID][]*link),
+		resyncs: make(map[mesh.NodeID]time.Time), refusals: make(map[mesh.NodeID]string),
 	}
 	if c.cfg.Links != nil {
 		o.network(c.cfg.Links())
@@ -80,8 +82,10 @@ type owner struct {
 	ctx    context.Context
 	policy *policy.Policy
 	links  map[mesh.NodeID]*link
+	spares map[mesh.NodeID][]*link // further proven connections, until whoever dialled them closes them
 
-	membersAt   time.Time // when to look at the View again; zero: it has not changed
+	refusals    map[mesh.NodeID]string // why a member does not accept this node, as it said last
+	membersAt   time.Time              // when to look at the View again; zero: it has not changed
 	membersLast time.Time
 	resyncs     map[mesh.NodeID]time.Time // with whom to compare records again, and when
 	newsAt      time.Time                 // when something was gossiped last
@@ -113,7 +117,9 @@ func (o *owner) due(now time.Time) {
 	o.resync(now)
 	if !now.Before(o.nudge) {
 		o.nudge = now.Add(nudgeEvery)
-		o.tellGossip()
+		for id := range o.links {
+			o.tellGossip(id)
+		}
 	}
 	if !now.Before(o.exchange) {
 		members := time.Duration(o.c.cfg.Directory.View().Len())
@@ -143,10 +149,7 @@ func (o *owner) handle(ev any) {
 	case evEnded:
 		o.ended(e.l, e.why, now)
 	case evRefused:
-		var refused *RefusedError
-		if errors.As(e.err, &refused) {
-			o.c.log.Warn("a member does not accept this node", "node", e.id.Short(), "err", e.err)
-		}
+		o.refused(e.id, e.err)
 	case evFailed:
 		if o.links[e.id] == nil {
 			o.c.log.Debug("could not connect to a member", "node", e.id.Short(), "err", e.err)
@@ -177,18 +180,25 @@ func (o *owner) handle(ev any) {
 	}
 }
 
+// refused says so when a member does not accept this node, once for each reason.
+func (o *owner) refused(id mesh.NodeID, err error) {
+	var r *RefusedError
+	if !errors.As(err, &r) || o.refusals[id] == r.Reason {
+		return
+	}
+	o.refusals[id] = r.Reason
+	o.c.log.Warn("a member does not accept this node", "node", id.Short(), "reason", r.Reason)
+}
+
 // proven takes in a new connection. Of two to the same member one stays: both sides must choose the same one.
 func (o *owner) proven(l *link, now time.Time) {
 	if l.conn.Context().Err() != nil {
 		return // its end is told next, and finds no link
 	}
 	old := o.links[l.id]
-	if old != nil {
-		if !supersedes(o.c.host.ID(), l, old) {
-			o.retire(l)
-			return
-		}
-		o.retire(old)
+	if old != nil && !supersedes(o.c.host.ID(), l, old) {
+		o.retire(l)
+		return
 	}
 	o.links[l.id] = l
 	o.c.skews.set(l.id, l.skew)
@@ -197,16 +207,18 @@ func (o *owner) proven(l *link, now time.Time) {
 		o.step(policy.Up{ID: l.id}, now)
 	} else {
 		l.keep(time.Duration(old.interval.Load()))
+		o.retire(old)
 	}
 	o.c.log.Debug("connected to a member", "node", l.id.Short(), "remote", l.conn.Remote(), "inbound", l.conn.Inbound())
-	o.tellGossip()
+	delete(o.refusals, l.id)
+	o.tellGossip(l.id)
 	if now.Sub(o.newsAt) < young {
 		o.resyncs[l.id] = now.Add(young)
 	}
 }
 
-// supersedes reports whether a new connection replaces an old one. When both dialled at about the same time, that of the smaller ID
-// stays. Else whoever dialled had a reason to: it no longer reached the other side on the old one.
+// supersedes reports whether a new connection replaces an old one. When both sides dialled at about the same time, that of the smaller
+// ID stays. Else whoever dialled had a reason to: it no longer reached the other side on the old one.
 func supersedes(self mesh.NodeID, fresh, old *link) bool {
 	simultaneous := fresh.conn.Since().Sub(old.conn.Since()).Abs() < 5*time.Second
 	if simultaneous && fresh.conn.Inbound() != old.conn.Inbound() {
@@ -218,9 +230,14 @@ func supersedes(self mesh.NodeID, fresh, old *link) bool {
 // errSuperseded is why one of two connections to the same member ends.
 var errSuperseded = errors.New("there is another connection to the same member")
 
-// retire closes a connection after the streams on it had time to end.
+// retire puts a connection aside. Whoever dialled it closes it, after the streams on it had time to end; the other side waits for that.
+// Otherwise two connections that one dial gave by two addresses, and that the two sides saw in different order, would both be closed.
 func (o *owner) retire(l *link) {
 	l.keep(0)
+	o.spares[l.id] = append(o.spares[l.id], l)
+	if l.conn.Inbound() {
+		return
+	}
 	o.c.work.run(func() {
 		t := time.NewTimer(linger)
 		defer t.Stop()
@@ -234,21 +251,39 @@ func (o *owner) retire(l *link) {
 }
 
 func (o *owner) ended(l *link, why error, now time.Time) {
-	if o.links[l.id] != l {
-		o.tellGossip() // its streams may have been on the one that ended
-		return
+	spares := slices.DeleteFunc(o.spares[l.id], func(s *link) bool { return s == l || s.conn.Context().Err() != nil })
+	if len(spares) == 0 {
+		delete(o.spares, l.id)
+	} else {
+		o.spares[l.id] = spares
 	}
-	delete(o.links, l.id)
-	o.publish()
-	o.c.log.Debug("no longer connected to a member", "node", l.id.Short(), "why", why)
-	o.step(policy.Down{ID: l.id}, now)
+	switch {
+	case o.links[l.id] != l:
+		o.tellGossip(l.id) // its streams may have been on the one that ended
+	case len(spares) > 0: // the other side has decided for that one
+		next := spares[len(spares)-1]
+		o.spares[l.id] = spares[:len(spares)-1]
+		o.links[l.id] = next
+		next.keep(time.Duration(l.interval.Load()))
+		o.publish()
+		o.tellGossip(l.id)
+	default:
+		delete(o.links, l.id)
+		o.publish()
+		o.c.log.Debug("no longer connected to a member", "node", l.id.Short(), "why", why)
+		o.step(policy.Down{ID: l.id}, now)
+	}
 }
 
 // enforce closes the connections of those that are no members any more.
 func (o *owner) enforce(v *mesh.View) {
 	for id, l := range o.links {
-		if _, ok := v.Member(id); !ok {
-			l.conn.Close(errNoMember)
+		if _, ok := v.Member(id); ok {
+			continue
+		}
+		l.conn.Close(errNoMember)
+		for _, s := range o.spares[id] {
+			s.conn.Close(errNoMember)
 		}
 	}
 }
@@ -263,6 +298,11 @@ func (o *owner) members(now time.Time) {
 	o.enforce(v)
 	o.c.book.prune(v)
 	o.c.skews.prune(v)
+	for id := range o.refusals {
+		if _, ok := v.Member(id); !ok {
+			delete(o.refusals, id)
+		}
+	}
 	welcome := make(map[netip.Addr]bool)
 	ev := policy.Members{Peers: make([]policy.Peer, 0, v.Len())}
 	if me, ok := v.Me(); ok {
@@ -333,12 +373,10 @@ func (o *owner) publish() {
 	o.c.watch.tell(o.c.Connections())
 }
 
-// tellGossip names all proven peers to GossipSub: those that it has are nothing to it, those that it gave up get a new start.
-func (o *owner) tellGossip() {
-	if g := o.c.gossip.Load(); g != nil {
-		for id := range o.links {
-			g.Proven(id)
-		}
+// tellGossip names a proven peer to GossipSub. To one that it has this is nothing; to one that it gave up, a new start.
+func (o *owner) tellGossip(id mesh.NodeID) {
+	if g := o.c.gossip.Load(); g != nil && o.links[id] != nil {
+		g.Proven(id)
 	}
 }
 

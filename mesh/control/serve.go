@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -22,8 +21,6 @@ const (
 	signalTimeout = 10 * time.Second
 	enrolTimeout  = 20 * time.Second // a forwarder may have to dial the issuer
 )
-
-var errNotRunning = errors.New("the control plane does not run")
 
 // serve registers what other hosts may open.
 func (c *Control) serve(ctx context.Context) {

@@ -45,6 +45,7 @@ type node struct {
 	port   *memport
 	dir    *directory.Directory
 	host   *Host
+	udp    []netip.AddrPort // real sockets
 	ctl    *Control
 	record atomic.Pointer[wire.SignedRecord]
 	stop   func()
@@ -271,4 +272,18 @@ func (n *node) knows(others ...*node) bool {
 		}
 	}
 	return true
+}
+
+// revoke makes the issuer's list with this number: it revokes these members.
+func (w *world) revoke(number uint64, bad ...*node) *wire.Item {
+	w.t.Helper()
+	var entries []pki.Revoked
+	for _, n := range bad {
+		leaf, _, err := pki.Verify(n.chain, w.root, time.Now())
+		check(w.t, err)
+		entries = append(entries, pki.Revoked{Issuer: w.issuer.KeyID, Serial: leaf.Serial, ID: n.id, Kind: pki.Member, At: time.Now()})
+	}
+	list, err := pki.NewRevocationList(w.issuer.Cert, w.issKey, number, entries, time.Now())
+	check(w.t, err)
+	return &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}
 }

@@ -41,6 +41,7 @@ type Prober struct {
 	c       ProberConfig
 	trigger chan struct{}
 	current atomic.Pointer[nat.Report]
+	again   atomic.Bool // the next report is told even if it is the same
 
 	mu       sync.Mutex // guards watchers
 	watchers map[chan nat.Report]struct{}
@@ -66,7 +67,10 @@ func NewProber(c ProberConfig) (*Prober, error) {
 }
 
 // Trigger starts a round now, in place of one under way: the network changed, or there are new servers. It never blocks.
-func (p *Prober) Trigger() { offer(p.trigger, struct{}{}) }
+func (p *Prober) Trigger() {
+	p.again.Store(true)
+	offer(p.trigger, struct{}{})
+}
 
 // Report returns what is known; the type is nat.Unknown at first.
 func (p *Prober) Report() nat.Report { return *p.current.Load() }
@@ -279,13 +283,15 @@ func pick(servers []netip.AddrPort, local []netip.Addr) []netip.AddrPort {
 	})
 }
 
-// publish stores r and puts it into every mailbox, if it says anything new. A change of type is logged.
+// publish stores r and puts it into every mailbox, if it says anything new or is the first since Trigger: who waits to hear whether the
+// network is still the same needs an answer, too. A change of type is logged.
 func (p *Prober) publish(r nat.Report) {
 	old := p.current.Swap(&r)
+	again := p.again.Swap(false)
 	if old.Type != r.Type || old.Reachable != r.Reachable {
 		p.c.Log.Info("NAT judged", "type", r.Type, "reachable", r.Reachable, "mapped", r.Mapped, "answers", len(r.Mappings), "silent", len(r.Silent))
 	}
-	if same(*old, r) {
+	if !again && same(*old, r) {
 		return
 	}
 	p.mu.Lock()

@@ -243,8 +243,13 @@ func TestProberTrigger(t *testing.T) {
 		if i.tested.Load() == 0 {
 			t.Error("reachability was never tested")
 		}
+		if len(news) != 1 {
+			t.Fatal("who triggered a round waits to hear of it, also that nothing changed")
+		}
+		<-news
+		time.Sleep(time.Hour)
 		if len(news) != 0 {
-			t.Errorf("told again what was known: %+v", <-news)
+			t.Errorf("told again what was known, untriggered: %+v", <-news)
 		}
 	})
 	if _, err := NewProber(ProberConfig{}); err == nil {

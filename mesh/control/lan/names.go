@@ -46,14 +46,19 @@ func newIdentity(secret []byte, self mesh.NodeID) (identity, error) {
 	rand.Read(nonce) // never fails: it would end the program
 	host := make([]byte, nonceSize)
 	rand.Read(host)
-	aead, err := sealer(secret)
+	text, err := sealText(secret, nonce, self)
 	if err != nil {
 		return identity{}, err
 	}
-	sealed := aead.Seal(nil, nonce, self[:], nil)
-	return identity{
-		instance: hex.EncodeToString(nonce), host: hex.EncodeToString(host), text: base64.RawURLEncoding.EncodeToString(sealed),
-	}, nil
+	return identity{instance: hex.EncodeToString(nonce), host: hex.EncodeToString(host), text: text}, nil
+}
+
+func sealText(secret, nonce []byte, self mesh.NodeID) (string, error) {
+	aead, err := sealer(secret)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(nil, nonce, self[:], nil)), nil
 }
 
 // openText returns the node that announced an instance with this text. Only members can make one, or repeat what one made.

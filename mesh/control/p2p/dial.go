@@ -21,7 +21,7 @@ const EnrolProtocol protocol.ID = "/gridwire/enrol/1"
 
 const (
 	dialTimeout  = 5 * time.Second // QUIC has sent its first packet some five times by then
-	maxDialAddrs = 12              // whoever is asked to dial sends to no more places than this
+	maxDialAddrs = 8               // as many as libp2p dials at once for one peer
 )
 
 // ErrNoAddress says that no address of the node is known that may be dialled.
@@ -47,7 +47,7 @@ func (h *Host) Dial(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort)
 	// Forcing a direct dial also skips libp2p's backoff of 5 s and more: the policy has one of its own.
 	nc, err := h.swarm.DialPeer(network.WithDialPeerTimeout(network.WithForceDirectDial(ctx, "gridwire"), dialTimeout), pid)
 	if err != nil {
-		return nil, fmt.Errorf("dialling %s at %v: %w", id.Short(), addrs, err)
+		return nil, fmt.Errorf("dialling %s at %v: %w", id.Short(), addrs, dialReason(err))
 	}
 	c := h.connOf(nc)
 	if c == nil {
