@@ -151,7 +151,7 @@ func TestJoinAgainIsTheSameJoin(t *testing.T) {
 	if err := alice.Cut(); err != nil { // bob draws its keys and gets no answer
 		t.Fatal(err)
 	}
-	w.fails(bob, statusFailure, []string{"could bring an answer"}, "join", token, "--name", "bob")
+	w.fails(bob, statusFailure, []string{"could bring an answer", alice.Addr().String(), "no answer", "UDP"}, "join", token, "--name", "bob")
 	if err := alice.Reconnect(); err != nil {
 		t.Fatal(err)
 	}

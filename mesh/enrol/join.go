@@ -220,9 +220,14 @@ func worst(members []*wire.TokenMember, errs []error) error {
 func sum(members []*wire.TokenMember, errs []error) string {
 	var parts []string
 	for n, m := range members {
-		if errs[n] != nil {
-			parts = append(parts, fmt.Sprintf("%s at %v: %v", mesh.NodeID(m.GetNodeId()).Short(), addrsOf(m), errs[n]))
+		if errs[n] == nil {
+			continue
 		}
+		text, id := errs[n].Error(), mesh.NodeID(m.GetNodeId()).Short()
+		if !strings.Contains(text, id) { // what dialling says names the member already
+			text = fmt.Sprintf("%s at %v: %s", id, addrsOf(m), text)
+		}
+		parts = append(parts, text)
 	}
 	return strings.Join(parts, "; ")
 }
