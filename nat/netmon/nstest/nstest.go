@@ -215,15 +215,26 @@ func (h *Host) Line() string {
 	return h.out.Text()
 }
 
-// Veth makes a pair of interfaces, one end in the test's namespace and the other in the namespace of process pid, both up.
-// Addresses are in CIDR notation, without duplicate address detection.
-func Veth(name, peer string, pid int, addrs ...string) error {
+// Veth makes a pair of interfaces for the duration of the test: one end here, up and with these addresses (Configure), the other in the
+// namespace of process pid.
+func Veth(t testing.TB, name, peer string, pid int, addrs ...string) netlink.Link {
+	t.Helper()
 	a := netlink.NewLinkAttrs()
 	a.Name = name
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: peer, PeerNamespace: netlink.NsPid(pid)}); err != nil {
-		return fmt.Errorf("making veth %s with its peer in process %d: %w", name, pid, err)
+	link := &netlink.Veth{LinkAttrs: a, PeerName: peer, PeerNamespace: netlink.NsPid(pid)}
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatalf("making veth %s with its peer in process %d: %v", name, pid, err)
 	}
-	return Configure(name, addrs...)
+	// A namespace's interfaces outlive its last process for a moment, so their end is not waited for.
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+	if err := Configure(name, addrs...); err != nil {
+		t.Fatal(err)
+	}
+	made, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
 }
 
 // Join makes a veth pair between two processes' namespaces.
@@ -236,7 +247,7 @@ func Join(nameA string, pidA int, nameB string, pidB int) error {
 	return nil
 }
 
-// Configure gives an interface addresses and brings it up.
+// Configure gives an interface addresses, in CIDR notation and without duplicate address detection, and brings it up.
 func Configure(name string, addrs ...string) error {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
