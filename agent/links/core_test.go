@@ -37,6 +37,22 @@ func TestPublicPeerIsUpInOneRoundTripWithoutSignalling(t *testing.T) {
 	}
 }
 
+func TestALinkThatIsUpHasAPath(t *testing.T) {
+	s := newSim(t)
+	s.signal = func(_, _ mesh.NodeID) bool { return false }
+	a, b := s.add(2, behindNAT), s.add(1, public) // b has no way to know where a is until a's handshake arrives
+	s.start(a, b)
+	s.until(time.Second, "up", s.bothUp(a, b))
+	if got := b.core.Snapshot(s.now)[a.id].Path; got.Kind != "direct" || got.Remote != a.addr {
+		t.Errorf("the public side's path is %+v, want direct to %v", got, a.addr)
+	}
+	for _, r := range s.reports {
+		if r.State == Connected && r.Path.Kind == "" {
+			t.Errorf("a link was reported up with no path: %+v", r)
+		}
+	}
+}
+
 func TestLastGoodEndpointNeedsNoSignalling(t *testing.T) {
 	s := newSim(t)
 	s.signal = func(_, _ mesh.NodeID) bool { return false }

@@ -203,6 +203,9 @@ type Probe struct {
 // Locate asks other members how they see this node now; the answer is NATChanged, if it is news.
 type Locate struct{}
 
+// Count reads the tunnel's counters now; the answer is Counters.
+type Count struct{}
+
 // Remember stores a peer's last good endpoint.
 type Remember struct {
 	Peer     mesh.NodeID
@@ -229,6 +232,7 @@ func (CloseICE) action()    {}
 func (Send) action()        {}
 func (Probe) action()       {}
 func (Locate) action()      {}
+func (Count) action()       {}
 func (Remember) action()    {}
 func (Report) action()      {}
 

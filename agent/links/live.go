@@ -160,9 +160,13 @@ func (c *Core) probeHeard(ev ProbeHeard, now time.Time) {
 	if !ok {
 		return
 	}
-	if !l.up { // it has a session with us: a probe of ours will tell whether the way back works
-		c.probe(l, now)
+	if l.up {
+		return
 	}
+	if !l.endpoint.IsValid() {
+		c.do(Count{}) // WireGuard has learned where the peer is, and a link that is up without a path would puzzle everybody
+	}
+	c.probe(l, now) // it has a session with us: this will tell whether the way back works
 }
 
 func (c *Core) counters(ev Counters, now time.Time) {

@@ -226,6 +226,8 @@ func (r *Runner) act(ctx context.Context, a Action) {
 		r.prober.send(a.Addr, a.Seq)
 	case Locate:
 		r.cfg.Locate()
+	case Count:
+		r.count(ctx)
 	case Remember:
 		r.unsaved = true
 	case Report:

@@ -152,6 +152,8 @@ func (s *sim) act(n *simNode, a Action) {
 	case Probe:
 		s.probes++
 		s.probe(n, a)
+	case Count:
+		s.count(n)
 	case Report:
 		s.reports = append(s.reports, a)
 	}
@@ -305,11 +307,7 @@ func (s *sim) run(d time.Duration) {
 		}
 		if s.now.UnixMilli()%200 == 0 {
 			for _, n := range s.nodes {
-				ev := Counters{Peers: map[mesh.WGKey]PeerCounters{}}
-				for k, p := range n.peers {
-					ev.Peers[k] = p.c
-				}
-				s.step(n, ev)
+				s.count(n)
 			}
 		}
 		if s.now.UnixMilli()%10 == 0 {
@@ -319,6 +317,14 @@ func (s *sim) run(d time.Duration) {
 		}
 		s.now = s.now.Add(time.Millisecond)
 	}
+}
+
+func (s *sim) count(n *simNode) {
+	ev := Counters{Peers: map[mesh.WGKey]PeerCounters{}}
+	for k, p := range n.peers {
+		ev.Peers[k] = p.c
+	}
+	s.step(n, ev)
 }
 
 // until runs until cond, at most limit, and returns how long that took.
