@@ -13,11 +13,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/pflag"
 
 	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/pki"
 )
 
 // Defaults, as DESIGN section 4 promises them to scripts.
@@ -29,6 +31,14 @@ const (
 	DefaultInterface = "gw0"
 	DefaultMetrics   = "127.0.0.1:9586"
 )
+
+// What an issuer may be told about its certificates' life. Below the minimum, members would do little else than renew.
+const (
+	minLifetime = 30 * time.Second
+	maxLifetime = 366 * 24 * time.Hour
+)
+
+var defaultLifetime = fmt.Sprintf("%dh", pki.DefaultLifetime/time.Hour)
 
 // Config is the agent's checked configuration.
 type Config struct {
@@ -42,6 +52,7 @@ type Config struct {
 	Metrics   string   // address, or "off"
 	MTU       int      // of the overlay interface
 	LogLevel  slog.Level
+	Lifetime  time.Duration // of the certificates that this node gives, where it is an issuer
 }
 
 // raw is what a file, the environment or flags say, before it is checked. The toml names are the flags' names.
@@ -57,6 +68,7 @@ type raw struct {
 	Page      string   `toml:"page"`
 	MTU       int      `toml:"mtu"`
 	LogLevel  string   `toml:"log-level"`
+	Lifetime  string   `toml:"certificate-lifetime"`
 }
 
 // Flags registers the agent's flags. State and socket are registered by the root command, for all commands.
@@ -71,6 +83,8 @@ func Flags(fs *pflag.FlagSet) {
 	fs.String("page", "off", "the health page (not in this version): 'off'")
 	fs.Int("mtu", 1420, "MTU of the overlay interface in bytes, 1280 to 65535")
 	fs.String("log-level", "info", "debug, info, warn or error")
+	fs.String("certificate-lifetime", defaultLifetime, "on an issuer: how long the certificates that it gives are valid, a `TIME` like 168h. A "+
+		"member renews its own from two thirds of it; whom no revocation reaches is out when it ends")
 }
 
 // Load reads the file, then the environment (GRIDWIRE_STATE, GRIDWIRE_SOCKET, GRIDWIRE_LISTEN, ... named like the flags), then the flags that
@@ -78,7 +92,7 @@ func Flags(fs *pflag.FlagSet) {
 func Load(flags *pflag.FlagSet, getenv func(string) string) (*Config, error) {
 	r := raw{
 		State: DefaultState, Socket: DefaultSocket, Interface: DefaultInterface, Metrics: DefaultMetrics,
-		Page: "off", MTU: 1420, LogLevel: "info",
+		Page: "off", MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime,
 	}
 	if err := r.file(flags, getenv); err != nil {
 		return nil, err
@@ -116,7 +130,7 @@ func (r *raw) file(flags *pflag.FlagSet, getenv func(string) string) error {
 func (r *raw) environment(getenv func(string) string) error {
 	for name, target := range map[string]*string{
 		"STATE": &r.State, "SOCKET": &r.Socket, "JOIN": &r.Join, "NAME": &r.Name, "INTERFACE": &r.Interface,
-		"METRICS": &r.Metrics, "PAGE": &r.Page, "LOG_LEVEL": &r.LogLevel,
+		"METRICS": &r.Metrics, "PAGE": &r.Page, "LOG_LEVEL": &r.LogLevel, "CERTIFICATE_LIFETIME": &r.Lifetime,
 	} {
 		if v := getenv("GRIDWIRE_" + name); v != "" {
 			*target = v
@@ -145,7 +159,7 @@ func (r *raw) environment(getenv func(string) string) error {
 func (r *raw) flags(flags *pflag.FlagSet) error {
 	for name, target := range map[string]*string{
 		"state": &r.State, "socket": &r.Socket, "join": &r.Join, "name": &r.Name, "interface": &r.Interface,
-		"metrics": &r.Metrics, "page": &r.Page, "log-level": &r.LogLevel,
+		"metrics": &r.Metrics, "page": &r.Page, "log-level": &r.LogLevel, "certificate-lifetime": &r.Lifetime,
 	} {
 		if f := flags.Lookup(name); f != nil && f.Changed {
 			*target = f.Value.String()
@@ -211,6 +225,10 @@ func (r *raw) check() (*Config, error) {
 	}
 	if err := c.LogLevel.UnmarshalText([]byte(r.LogLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", r.LogLevel)
+	}
+	var err error
+	if c.Lifetime, err = time.ParseDuration(r.Lifetime); err != nil || c.Lifetime < minLifetime || c.Lifetime > maxLifetime {
+		return nil, fmt.Errorf("--certificate-lifetime %q: want a time from %v to %v, like 168h", r.Lifetime, minLifetime, maxLifetime)
 	}
 	return c, nil
 }

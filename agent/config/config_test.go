@@ -5,8 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/gridwire/gridwire/mesh/pki"
 )
 
 func load(t *testing.T, file string, env map[string]string, args ...string) (*Config, error) {
@@ -36,6 +39,16 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+func TestCertificateLifetime(t *testing.T) {
+	c, err := load(t, "", nil)
+	if err != nil || c.Lifetime != pki.DefaultLifetime {
+		t.Errorf("default: %v, %v", c.Lifetime, err)
+	}
+	if c, err = load(t, "certificate-lifetime = \"168h\"\n", nil); err != nil || c.Lifetime != 7*24*time.Hour {
+		t.Errorf("a week: %v, %v", c.Lifetime, err)
+	}
+}
+
 func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 	for name, tc := range map[string]struct {
 		file string
@@ -52,6 +65,8 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 		"metrics":        {args: []string{"--metrics", "yes"}, want: "'overlay' or 'off'"},
 		"page":           {args: []string{"--page", "127.0.0.1:1"}, want: "no health page"},
 		"mtu":            {args: []string{"--mtu", "1200"}, want: "1280"},
+		"lifetime":       {args: []string{"--certificate-lifetime", "29s"}, want: "like 168h"},
+		"lifetime unit":  {env: map[string]string{"GRIDWIRE_CERTIFICATE_LIFETIME": "30"}, want: "like 168h"},
 		"level":          {args: []string{"--log-level", "loud"}, want: "debug, info"},
 		"env port":       {env: map[string]string{"GRIDWIRE_LISTEN": "70000"}, want: "no port number"},
 	} {

@@ -38,7 +38,7 @@ type Router struct {
 	link netlink.Link
 	log  *slog.Logger
 
-	mu      sync.Mutex // guards all below; held over calls to the kernel, which answer at once
+	mu      sync.Mutex // guards all below and cfg's addresses and prefixes; held over calls to the kernel, which answer at once
 	ipv4Off string
 	routed  []netip.Prefix
 	closed  bool

@@ -33,6 +33,8 @@ func rulePreference(iface string) int { return 10000 + tableID(iface)&0xfff*2 }
 // Route makes prefixes the set of networks routed through the tunnel, in place of the set before. Prefixes inside the overlay are
 // refused, and so is everything if Config.Mark is 0.
 func (r *Router) Route(prefixes []netip.Prefix) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	want := make([]netip.Prefix, 0, len(prefixes))
 	for _, p := range prefixes {
 		if !p.IsValid() || p.Addr().Is4In6() || slices.ContainsFunc(r.cfg.Prefixes, p.Masked().Overlaps) && p.Bits() > 1 {
@@ -43,8 +45,6 @@ func (r *Router) Route(prefixes []netip.Prefix) error {
 	if len(want) > 0 && r.cfg.Mark == 0 {
 		return fmt.Errorf("routing %v through interface %s: without a mark on the tunnel's socket its own packets would loop", want, r.cfg.Interface)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.closed {
 		return fmt.Errorf("routing %v through interface %s: it is closed", want, r.cfg.Interface)
 	}
