@@ -10,18 +10,22 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/enrol"
 	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
+// admin carries out what changes the network or this node: the verbs of the command line.
+type admin struct{ *node }
+
 func refusef(format string, a ...any) error {
 	return &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf(format, a...)}
 }
 
 // find returns the member with this name, which may be written with the domain.
-func (n *node) find(name string) (*mesh.Member, error) {
+func (n admin) find(name string) (*mesh.Member, error) {
 	label := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(name), "."), "."+n.root.Network.Domain)
 	m, ok := n.dir.View().ByName(mesh.Name(label))
 	if !ok {
@@ -30,7 +34,7 @@ func (n *node) find(name string) (*mesh.Member, error) {
 	return m, nil
 }
 
-func (n *node) invite(_ context.Context, r api.InviteRequest) (*api.InviteResponse, error) {
+func (n admin) invite(_ context.Context, r api.InviteRequest) (*api.InviteResponse, error) {
 	iss := n.issuer.current()
 	if iss == nil {
 		return nil, refusef("this node is no issuer, so it cannot invite; run this on %s", n.issuerNames())
@@ -56,7 +60,7 @@ func (n *node) invite(_ context.Context, r api.InviteRequest) (*api.InviteRespon
 	return &api.InviteResponse{Token: token, Expires: expires}, nil
 }
 
-func (n *node) issuerNames() string {
+func (n admin) issuerNames() string {
 	var names []string
 	for m := range n.dir.View().All() {
 		if m.Issuer {
@@ -70,7 +74,7 @@ func (n *node) issuerNames() string {
 }
 
 // tokenMembers are where a joiner may ask: this node, then members that strangers reach.
-func (n *node) tokenMembers() []*wire.TokenMember {
+func (n admin) tokenMembers() []*wire.TokenMember {
 	id := n.membership.Load().ID()
 	var own []netip.AddrPort
 	own = append(own, n.advertised()...)
@@ -99,19 +103,8 @@ func dedup[T comparable](in []T) []T {
 	return out
 }
 
-// myIssuer returns this node's own issuer certificate, if it is an issuer now.
-func (n *node) myIssuer() *pki.Issuer {
-	id := n.membership.Load().ID()
-	for _, i := range n.dir.Issuers() {
-		if i.NodeID == id {
-			return i
-		}
-	}
-	return nil
-}
-
 // revoke puts a member out: by this issuer's list, and where the root key is here and the member is an issuer, by the root's too.
-func (n *node) revoke(ctx context.Context, r api.NameRequest) error {
+func (n admin) revoke(ctx context.Context, r api.NameRequest) error {
 	iss := n.myIssuer()
 	if iss == nil {
 		return refusef("this node is no issuer, so it cannot revoke; run this on %s", n.issuerNames())
@@ -137,7 +130,7 @@ func (n *node) revoke(ctx context.Context, r api.NameRequest) error {
 }
 
 // addRevocation adds an entry to this issuer's list, and spreads it.
-func (n *node) addRevocation(ctx context.Context, entry pki.Revoked) error {
+func (n admin) addRevocation(ctx context.Context, entry pki.Revoked) error {
 	iss := n.myIssuer()
 	if iss == nil {
 		return refusef("this node is no issuer any more")
@@ -156,7 +149,7 @@ func (n *node) addRevocation(ctx context.Context, entry pki.Revoked) error {
 
 // nextList extends the newest list of a signer. The number is the clock's, where that is higher: should our own list have been lost, a new
 // one still counts.
-func (n *node) nextList(signer mesh.KeyID, entry pki.Revoked, sign func(uint64, []pki.Revoked) ([]byte, error)) ([]byte, error) {
+func (n admin) nextList(signer mesh.KeyID, entry pki.Revoked, sign func(uint64, []pki.Revoked) ([]byte, error)) ([]byte, error) {
 	number := uint64(n.dir.Now().UnixMilli())
 	var entries []pki.Revoked
 	for _, l := range n.dir.Revocations() {
@@ -173,7 +166,7 @@ func (n *node) nextList(signer mesh.KeyID, entry pki.Revoked, sign func(uint64, 
 	return sign(number, append(entries, entry))
 }
 
-func (n *node) addIssuer(ctx context.Context, r api.NameRequest) error {
+func (n admin) addIssuer(ctx context.Context, r api.NameRequest) error {
 	m, err := n.find(r.Name)
 	if err != nil {
 		return err
@@ -198,7 +191,7 @@ func (n *node) addIssuer(ctx context.Context, r api.NameRequest) error {
 
 // freeIndex returns the first part of the IPv4 pool that no issuer has, and no member an address from: those of a dismissed issuer are in
 // use until they are renewed elsewhere.
-func (n *node) freeIndex() int {
+func (n admin) freeIndex() int {
 	used := map[int]bool{}
 	for _, i := range n.dir.Issuers() {
 		used[i.Index] = true
@@ -217,7 +210,7 @@ func (n *node) freeIndex() int {
 	return index
 }
 
-func (n *node) removeIssuer(ctx context.Context, r api.NameRequest) error {
+func (n admin) removeIssuer(ctx context.Context, r api.NameRequest) error {
 	m, err := n.find(r.Name)
 	if err != nil {
 		return err
@@ -238,7 +231,7 @@ func (n *node) removeIssuer(ctx context.Context, r api.NameRequest) error {
 }
 
 // dismiss takes every issuer certificate of a member away, by the root's list.
-func (n *node) dismiss(ctx context.Context, m *mesh.Member) error {
+func (n admin) dismiss(ctx context.Context, m *mesh.Member) error {
 	key, err := readRootKey(n.store, n.root)
 	if err != nil {
 		return &api.Error{Code: api.CodeRefused, Message: err.Error()}
@@ -268,7 +261,7 @@ func (n *node) dismiss(ctx context.Context, m *mesh.Member) error {
 const farewellLimit = 2 * time.Second
 
 // leave tells the others, then wipes the keys. The root key stays where it is: it is the network's, not this node's.
-func (n *node) leave(ctx context.Context) error {
+func (n admin) leave(ctx context.Context) error {
 	if err := n.self.leave(ctx); err != nil {
 		return err
 	}
@@ -280,16 +273,16 @@ func (n *node) leave(ctx context.Context) error {
 		return fmt.Errorf("the others know that this node left, but its keys could not be wiped: %w", err)
 	}
 	n.log.Info("left the network")
-	n.endOnce.Do(func() { close(n.ended) })
+	n.left.say()
 	return nil
 }
 
-func (n *node) want(_ context.Context, r api.NameRequest) error {
+func (n admin) want(_ context.Context, r api.NameRequest) error {
 	m, err := n.find(r.Name)
 	if err != nil {
 		return err
 	}
-	n.wantLink(m.ID)
+	n.links.Post(links.Wanted{Peer: m.ID})
 	return nil
 }
 

@@ -17,52 +17,53 @@ func (a *Agent) handlers() api.Handlers {
 			if n == nil {
 				return &api.Status{Self: api.Self{Interface: a.cfg.Interface, NAT: "unknown", Version: Version, Addresses: []string{}}, Peers: []api.Peer{}}, nil
 			}
-			return n.status(ctx)
+			return report{n}.status(ctx)
 		},
-		Members:  member0(a, (*node).members),
-		Issuers:  member0(a, (*node).issuers),
-		Netcheck: member0(a, (*node).netcheck),
-		Invite:   member1(a, (*node).invite),
-		Explain:  member1(a, (*node).explain),
+		Members:  member0(a, report.members),
+		Issuers:  member0(a, report.issuers),
+		Netcheck: member0(a, report.netcheck),
+		Invite:   member1(a, admin.invite),
+		Explain:  member1(a, report.explain),
 		Join:     a.joinRequested,
 		Leave: func(ctx context.Context) error {
 			n := a.node.Load()
 			if n == nil {
 				return errNotMember
 			}
-			return n.leave(ctx)
+			return admin{n}.leave(ctx)
 		},
-		Revoke:       named(a, (*node).revoke),
-		IssuerAdd:    named(a, (*node).addIssuer),
-		IssuerRemove: named(a, (*node).removeIssuer),
-		Want:         named(a, (*node).want),
+		Revoke:       named(a, admin.revoke),
+		IssuerAdd:    named(a, admin.addIssuer),
+		IssuerRemove: named(a, admin.removeIssuer),
+		Want:         named(a, admin.want),
 	}
 }
 
-func member0[R any](a *Agent, f func(*node, context.Context) (R, error)) func(context.Context) (R, error) {
+// The functions below call f on the node, or say that there is none.
+
+func member0[N ~struct{ *node }, R any](a *Agent, f func(N, context.Context) (R, error)) func(context.Context) (R, error) {
 	return func(ctx context.Context) (R, error) {
 		n := a.node.Load()
 		if n == nil {
 			var none R
 			return none, errNotMember
 		}
-		return f(n, ctx)
+		return f(N{n}, ctx)
 	}
 }
 
-func member1[Q, R any](a *Agent, f func(*node, context.Context, Q) (R, error)) func(context.Context, Q) (R, error) {
+func member1[N ~struct{ *node }, Q, R any](a *Agent, f func(N, context.Context, Q) (R, error)) func(context.Context, Q) (R, error) {
 	return func(ctx context.Context, q Q) (R, error) {
-		return member0(a, func(n *node, ctx context.Context) (R, error) { return f(n, ctx, q) })(ctx)
+		return member0(a, func(n N, ctx context.Context) (R, error) { return f(n, ctx, q) })(ctx)
 	}
 }
 
-func named(a *Agent, f func(*node, context.Context, api.NameRequest) error) func(context.Context, api.NameRequest) error {
+func named(a *Agent, f func(admin, context.Context, api.NameRequest) error) func(context.Context, api.NameRequest) error {
 	return func(ctx context.Context, r api.NameRequest) error {
-		n := a.node.Load()
-		if n == nil {
-			return errNotMember
-		}
-		return f(n, ctx, r)
+		_, err := member1(a, func(n admin, ctx context.Context, r api.NameRequest) (struct{}, error) {
+			return struct{}{}, f(n, ctx, r)
+		})(ctx, r)
+		return err
 	}
 }
 

@@ -96,10 +96,10 @@ func (i *issuing) open(cert *pki.Issuer) (*enrol.Issuer, error) {
 		Revoke: func(e pki.Revoked) error {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
-			return n.addRevocation(ctx, e)
+			return admin{n}.addRevocation(ctx, e)
 		},
 		Start: n.startItems, Save: func(b []byte) error { return n.store.Write(issuerFile, b) }, Load: load,
-		Now: n.dir.Now, Log: n.log.With("part", "issuer"), RolledBack: back,
+		Now: n.dir.Now, Log: n.log.With("part", "issuer"), RolledBack: back, Lifetime: n.cfg.Lifetime,
 	})
 }
 
@@ -156,4 +156,15 @@ func (n *node) startItems() ([]*wire.Item, []byte) {
 		}
 	}
 	return items, n.membership.Load().Secret
+}
+
+// myIssuer returns this node's own issuer certificate, if it is an issuer now.
+func (n *node) myIssuer() *pki.Issuer {
+	id := n.membership.Load().ID()
+	for _, i := range n.dir.Issuers() {
+		if i.NodeID == id {
+			return i
+		}
+	}
+	return nil
 }

@@ -43,7 +43,6 @@ type node struct {
 	control *control.Control
 	signal  *signal.Signal
 	enrol   *enrol.Handler
-	stun    *stun.STUN
 	prober  *stun.Prober
 	ice     *ice.Factory
 	netmon  *netmon.Monitor
@@ -51,11 +50,17 @@ type node struct {
 	links   *links.Runner
 	self    *self
 	issuer  *issuing
-	probes  *probeBudget
-	offers  *portOffers
-	ended   chan struct{} // closed when this node has left
-	endOnce sync.Once
+	reach   *reach
+	left    *farewell
 }
+
+// farewell is said once, when this node leaves its network.
+type farewell struct {
+	once sync.Once
+	ch   chan struct{}
+}
+
+func (f *farewell) say() { f.once.Do(func() { close(f.ch) }) }
 
 // newNode builds everything and starts nothing but the interface's addresses. On an error the caller closes b.
 func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, log *slog.Logger) (*node, error) {
@@ -63,7 +68,7 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 	if err != nil {
 		return nil, fmt.Errorf("this machine's membership: %w", err)
 	}
-	n := &node{cfg: cfg, log: log, store: st, base: b, root: root, probes: newProbeBudget(), offers: newPortOffers(), ended: make(chan struct{})}
+	n := &node{cfg: cfg, log: log, store: st, base: b, root: root, left: &farewell{ch: make(chan struct{})}}
 	n.membership.Store(m)
 	b.overlay.network.Store(&root.Network)
 	if n.boot, err = nextBoot(st); err != nil {
@@ -125,14 +130,15 @@ func (n *node) buildMesh(m *enrol.Membership) (err error) {
 }
 
 func (n *node) buildNAT(m *enrol.Membership) (err error) {
-	n.stun, err = stun.New(stun.Config{
+	n.reach = &reach{n: n, probes: newProbeBudget(), offers: newPortOffers()}
+	n.reach.stun, err = stun.New(stun.Config{
 		Conn: n.base.sock.STUN(), Tag: n.base.tag, MemberKey: stunKey(m.Secret), Now: time.Now, Log: n.log.With("part", "stun"),
 	})
 	if err != nil {
 		return err
 	}
 	n.prober, err = stun.NewProber(stun.ProberConfig{
-		Bind: n.stun.Bind, Servers: n.stunServers, Local: n.localAddrs, Port: n.base.tun.Port, Reach: n.reachable, Second: n.secondPort, Now: time.Now, Log: n.log.With("part", "stun"),
+		Bind: n.reach.stun.Bind, Servers: n.reach.servers, Local: n.localAddrs, Port: n.base.tun.Port, Reach: n.reach.test, Second: n.reach.secondPort, Now: time.Now, Log: n.log.With("part", "stun"),
 	})
 	if err != nil {
 		return err
@@ -166,7 +172,7 @@ func (n *node) run(ctx context.Context) error {
 	err := runParts(ctx, n.log, []part{
 		{"purpose", n.purpose},
 		{"tunnel", n.base.tun.Run},
-		{"stun", n.stun.Run},
+		{"stun", n.reach.stun.Run},
 		{"directory", n.dir.Run},
 		{"netmon", n.netmon.Run},
 		{"control", n.control.Run},
@@ -176,7 +182,7 @@ func (n *node) run(ctx context.Context) error {
 		{"wiring", n.wire},
 		{"issuer", n.issuer.run},
 		{"renewal", n.renewal},
-		{"metrics", n.metrics},
+		{"metrics", report{n}.metrics},
 	})
 	return err
 }
@@ -184,7 +190,7 @@ func (n *node) run(ctx context.Context) error {
 // purpose ends the node when it leaves.
 func (n *node) purpose(ctx context.Context) error {
 	select {
-	case <-n.ended:
+	case <-n.left.ch:
 		return errStop
 	case <-ctx.Done():
 		return nil

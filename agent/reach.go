@@ -20,6 +20,14 @@ import (
 	"github.com/gridwire/gridwire/nat/stun"
 )
 
+// reach finds out, with other members' help, how this node looks from outside, and helps others with the same.
+type reach struct {
+	n      *node
+	stun   *stun.STUN
+	probes *probeBudget
+	offers *portOffers
+}
+
 // stunKey is the members' shared STUN credential. All members hold the network secret, also those revoked later: what it buys is not to
 // be counted against the strangers' budget.
 func stunKey(secret []byte) []byte {
@@ -28,22 +36,22 @@ func stunKey(secret []byte) []byte {
 	return h.Sum(nil)
 }
 
-// stunServers are members that can tell this node's mapped address, the best first: those that strangers reach, then whoever is
+// servers are members that can tell this node's mapped address, the best first: those that strangers reach, then whoever is
 // connected, then the far ends of links.
-func (n *node) stunServers() []netip.AddrPort {
+func (r *reach) servers() []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(a netip.AddrPort) {
-		if a.IsValid() && n.base.overlay.ok(a.Addr()) && !slices.Contains(out, a) {
+		if a.IsValid() && r.n.base.overlay.ok(a.Addr()) && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
-	conns := n.control.Connections()
+	conns := r.n.control.Connections()
 	for _, c := range conns {
-		if m, ok := n.dir.View().Member(c.ID); ok && m.Reachable && c.Proven {
+		if m, ok := r.n.dir.View().Member(c.ID); ok && m.Reachable && c.Proven {
 			add(c.Remote)
 		}
 	}
-	for m := range n.dir.View().Peers() {
+	for m := range r.n.dir.View().Peers() {
 		if m.Reachable && len(out) < 8 {
 			for _, a := range m.Endpoints {
 				add(a)
@@ -57,7 +65,7 @@ func (n *node) stunServers() []netip.AddrPort {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	for _, l := range n.links.Snapshot(ctx) {
+	for _, l := range r.n.links.Snapshot(ctx) {
 		if l.State == links.Connected && len(out) < 16 {
 			add(l.Path.Remote)
 		}
@@ -65,24 +73,24 @@ func (n *node) stunServers() []netip.AddrPort {
 	return out
 }
 
-// reachable asks a member to have addr probed from a source that this node never sent to.
-func (n *node) reachable(ctx context.Context, addr netip.AddrPort) (bool, error) {
+// test asks a member to have addr probed from a source that this node never sent to.
+func (r *reach) test(ctx context.Context, addr netip.AddrPort) (bool, error) {
 	var nonce [12]byte
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return false, err
 	}
-	source, cancel, err := n.stun.Await(nonce)
+	source, cancel, err := r.stun.Await(nonce)
 	if err != nil {
 		return false, err
 	}
 	defer cancel()
-	sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_ReachRequest{ReachRequest: &wire.ReachRequest{Address: wire.AddrPortBytes(addr), Nonce: nonce[:]}}}
+	sig := &wire.Signal{Boot: r.n.boot, Body: &wire.Signal_ReachRequest{ReachRequest: &wire.ReachRequest{Address: wire.AddrPortBytes(addr), Nonce: nonce[:]}}}
 	asked := 0
-	for _, c := range n.control.Connections() {
+	for _, c := range r.n.control.Connections() {
 		if !c.Proven || asked == 2 {
 			continue
 		}
-		if err := n.signal.Send(ctx, c.ID, sig); err == nil {
+		if err := r.n.signal.Send(ctx, c.ID, sig); err == nil {
 			asked++
 		}
 	}
@@ -99,35 +107,35 @@ func (n *node) reachable(ctx context.Context, addr netip.AddrPort) (bool, error)
 	}
 }
 
-// reachRequested passes the request to a member that the asker is least likely to have sent to; where there is none, this node probes
+// requested passes the request to a member that the asker is least likely to have sent to; where there is none, this node probes
 // itself. Both probe from a fresh port, which the asker cannot have sent to.
-func (n *node) reachRequested(from mesh.NodeID, r *wire.ReachRequest) {
-	addr, err := wire.ParseAddrPort(r.Address)
-	if err != nil || !n.probes.allow(from, n.dir.Now()) {
+func (r *reach) requested(from mesh.NodeID, req *wire.ReachRequest) {
+	addr, err := wire.ParseAddrPort(req.Address)
+	if err != nil || !r.probes.allow(from, r.n.dir.Now()) {
 		return
 	}
-	for _, c := range n.control.Connections() {
+	for _, c := range r.n.control.Connections() {
 		if !c.Proven || c.ID == from || c.Remote.Addr() == addr.Addr() {
 			continue
 		}
-		sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_ReachProbe{ReachProbe: &wire.ReachProbe{Address: r.Address, Nonce: r.Nonce, For: from[:]}}}
+		sig := &wire.Signal{Boot: r.n.boot, Body: &wire.Signal_ReachProbe{ReachProbe: &wire.ReachProbe{Address: req.Address, Nonce: req.Nonce, For: from[:]}}}
 		go func() { // bounded by its timeout
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
-			if err := n.signal.Send(ctx, c.ID, sig); err != nil {
-				n.probeFor(r.Address, r.Nonce)
+			if err := r.n.signal.Send(ctx, c.ID, sig); err != nil {
+				r.probeFor(req.Address, req.Nonce)
 			}
 		}()
 		return
 	}
-	n.probeFor(r.Address, r.Nonce)
+	r.probeFor(req.Address, req.Nonce)
 }
 
 // probeFor sends the indication from a socket of its own: its port is one that nobody has sent to, so a NAT that filters by address and port
 // (RFC 4787, 5) drops it.
-func (n *node) probeFor(address, nonce []byte) {
+func (r *reach) probeFor(address, nonce []byte) {
 	addr, err := wire.ParseAddrPort(address)
-	if err != nil || len(nonce) != 12 || !n.base.overlay.ok(addr.Addr()) || !n.probes.allowAll(n.dir.Now()) {
+	if err != nil || len(nonce) != 12 || !r.n.base.overlay.ok(addr.Addr()) || !r.probes.allowAll(r.n.dir.Now()) {
 		return
 	}
 	conn, err := net.ListenUDP("udp", nil)
@@ -135,12 +143,12 @@ func (n *node) probeFor(address, nonce []byte) {
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	s, err := stun.New(stun.Config{Conn: conn})
+	fresh, err := stun.New(stun.Config{Conn: conn})
 	if err != nil {
 		return
 	}
 	for range 2 { // one may be lost
-		_ = s.Probe(addr, [12]byte(nonce))
+		_ = fresh.Probe(addr, [12]byte(nonce))
 	}
 }
 
@@ -179,8 +187,8 @@ func (b *probeBudget) allowAll(now time.Time) bool { return b.all.AllowN(now, 1)
 const secondPortOpen = 3 * time.Second
 
 // secondPort asks the member at server to answer Binding requests at another port, too.
-func (n *node) secondPort(ctx context.Context, server netip.AddrPort) (netip.AddrPort, error) {
-	for _, c := range n.control.Connections() {
+func (r *reach) secondPort(ctx context.Context, server netip.AddrPort) (netip.AddrPort, error) {
+	for _, c := range r.n.control.Connections() {
 		if c.Remote != server {
 			continue
 		}
@@ -188,10 +196,10 @@ func (n *node) secondPort(ctx context.Context, server netip.AddrPort) (netip.Add
 		if _, err := rand.Read(nonce[:]); err != nil {
 			return netip.AddrPort{}, err
 		}
-		answer, cancel := n.offers.expect(c.ID, nonce)
+		answer, cancel := r.offers.expect(c.ID, nonce)
 		defer cancel()
-		sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_PortRequest{PortRequest: &wire.PortRequest{Nonce: nonce[:]}}}
-		if err := n.signal.Send(ctx, c.ID, sig); err != nil {
+		sig := &wire.Signal{Boot: r.n.boot, Body: &wire.Signal_PortRequest{PortRequest: &wire.PortRequest{Nonce: nonce[:]}}}
+		if err := r.n.signal.Send(ctx, c.ID, sig); err != nil {
 			return netip.AddrPort{}, err
 		}
 		select {
@@ -207,15 +215,15 @@ func (n *node) secondPort(ctx context.Context, server netip.AddrPort) (netip.Add
 }
 
 // secondPortRequested opens a port that answers members' Binding requests for a moment.
-func (n *node) secondPortRequested(from mesh.NodeID, nonce []byte) {
-	if !n.probes.allow(from, n.dir.Now()) || !n.probes.allowAll(n.dir.Now()) {
+func (r *reach) secondPortRequested(from mesh.NodeID, nonce []byte) {
+	if !r.probes.allow(from, r.n.dir.Now()) || !r.probes.allowAll(r.n.dir.Now()) {
 		return
 	}
 	conn, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		return
 	}
-	s, err := stun.New(stun.Config{Conn: conn, MemberKey: stunKey(n.membership.Load().Secret)})
+	s, err := stun.New(stun.Config{Conn: conn, MemberKey: stunKey(r.n.membership.Load().Secret)})
 	if err != nil {
 		_ = conn.Close()
 		return
@@ -225,14 +233,14 @@ func (n *node) secondPortRequested(from mesh.NodeID, nonce []byte) {
 		defer cancel()
 		defer func() { _ = conn.Close() }()
 		if err := s.Run(ctx); err != nil {
-			n.log.Debug("the second port stopped answering", "err", err)
+			r.n.log.Debug("the second port stopped answering", "err", err)
 		}
 	}()
 	port := uint32(conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	sig := &wire.Signal{Boot: n.boot, Body: &wire.Signal_PortOffer{PortOffer: &wire.PortOffer{Nonce: nonce, Port: port}}}
+	sig := &wire.Signal{Boot: r.n.boot, Body: &wire.Signal_PortOffer{PortOffer: &wire.PortOffer{Nonce: nonce, Port: port}}}
 	go func() { // ends with ctx
-		if err := n.signal.Send(ctx, from, sig); err != nil {
-			n.log.Debug("could not offer a second port", "err", err)
+		if err := r.n.signal.Send(ctx, from, sig); err != nil {
+			r.n.log.Debug("could not offer a second port", "err", err)
 		}
 	}()
 }

@@ -11,8 +11,13 @@ import (
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
-// renewRetry is how often renewal is tried once it is due: a third of a certificate's life is left for it.
-const renewRetry = time.Minute
+const (
+	renewRetry  = time.Minute     // how often renewal is tried once it is due: a third of a certificate's life is left for it
+	bundleRetry = 5 * time.Second // how often an issuer is looked for that exchanges an offline bundle
+)
+
+// renewPace is renewRetry, or less for a certificate that lives for less than half an hour.
+func renewPace(life time.Duration) time.Duration { return max(min(renewRetry, life/30), time.Second) }
 
 // renewal renews this node's certificate from two thirds of its life on, at any reachable issuer, with the same keys: no packet is lost.
 // An offline bundle is exchanged for fresh keys at the first issuer seen.
@@ -24,13 +29,13 @@ func (n *node) renewal(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		wait := leaf.RenewAt().Sub(n.dir.Now())
+		wait, pace := leaf.RenewAt().Sub(n.dir.Now()), renewPace(leaf.NotAfter.Sub(leaf.Issued))
 		if m.Bundle {
 			wait = 0
 		}
 		if wait > 0 {
 			// Spread over members that were admitted together, and never asleep for longer than a clock may jump.
-			wait = min(wait+rand.N(renewRetry), 10*time.Minute)
+			wait = min(wait+rand.N(pace), 10*time.Minute)
 		} else {
 			err := n.renew(ctx, m)
 			switch {
@@ -43,12 +48,12 @@ func (n *node) renewal(ctx context.Context) error {
 			case ctx.Err() != nil:
 				return nil
 			case !complained:
-				n.log.Warn("cannot renew this node's certificate yet; trying again each minute", "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
+				n.log.Warn("cannot renew this node's certificate yet; trying again", "every", pace, "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
 				complained = true
 			}
-			wait = renewRetry
+			wait = pace
 			if m.Bundle {
-				wait = 5 * time.Second
+				wait = bundleRetry
 			}
 			wait += rand.N(wait / 4)
 		}
@@ -89,8 +94,13 @@ func (n *node) renew(ctx context.Context, m *enrol.Membership) error {
 	}
 	n.membership.Store(&renewed)
 	n.self.nudge()
-	if _, leaf, _, err := renewed.Leaf(); err == nil {
-		n.log.Info("renewed this node's certificate", "until", leaf.NotAfter.Format(time.RFC3339))
+	_, leaf, _, err := renewed.Leaf()
+	if err != nil {
+		return err
+	}
+	n.log.Info("renewed this node's certificate", "until", leaf.NotAfter.Format(time.RFC3339))
+	if err := n.router.Readdress(leaf.Addrs, overlayPrefixes(n.root.Network, leaf.Addrs)); err != nil {
+		n.log.Warn("the renewed certificate has other addresses, and this machine could not take them", "err", err)
 	}
 	return nil
 }

@@ -173,7 +173,7 @@ func (a *Agent) runNode(ctx context.Context, st *store.Store, b *base, m *enrol.
 	a.node.Store(n)
 	defer a.node.Store(nil)
 	if ask != nil {
-		ask.answer <- joinAnswer{resp: n.joined()}
+		ask.answer <- joinAnswer{resp: report{n}.joined()}
 	}
 	err = n.run(ctx)
 	a.node.Store(nil)

@@ -18,7 +18,7 @@ import (
 const metricsPort = 9586
 
 // metrics serves /metrics until ctx ends.
-func (n *node) metrics(ctx context.Context) error {
+func (n report) metrics(ctx context.Context) error {
 	if n.cfg.Metrics == "off" {
 		<-ctx.Done()
 		return nil
@@ -42,7 +42,7 @@ func (n *node) metrics(ctx context.Context) error {
 }
 
 // listenMetrics binds the configured address, or with "overlay" this node's overlay address on the overlay interface alone.
-func (n *node) listenMetrics(ctx context.Context) (net.Listener, error) {
+func (n report) listenMetrics(ctx context.Context) (net.Listener, error) {
 	if n.cfg.Metrics != "overlay" {
 		return net.Listen("tcp", n.cfg.Metrics)
 	}
@@ -58,7 +58,7 @@ func (n *node) listenMetrics(ctx context.Context) (net.Listener, error) {
 	return lc.Listen(ctx, "tcp", netip.AddrPortFrom(leaf.Addrs[0], metricsPort).String())
 }
 
-func (n *node) scrape(ctx context.Context) metrics.Snapshot {
+func (n report) scrape(ctx context.Context) metrics.Snapshot {
 	view := n.dir.View()
 	s := metrics.Snapshot{
 		Version: Version, NAT: string(n.prober.Report().Type), Members: view.Len(), ControlConnections: len(n.control.Connections()),

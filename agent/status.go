@@ -20,7 +20,10 @@ var noAddr netip.AddrPort
 // others.
 const maxSkew = 5 * time.Minute
 
-func (n *node) status(ctx context.Context) (*api.Status, error) {
+// report says how this node and its links are, to the command line and to metrics. It changes nothing.
+type report struct{ *node }
+
+func (n report) status(ctx context.Context) (*api.Status, error) {
 	m := n.membership.Load()
 	_, leaf, _, err := m.Leaf()
 	if err != nil {
@@ -55,7 +58,7 @@ func (n *node) status(ctx context.Context) (*api.Status, error) {
 }
 
 // addrs leaves out IPv4 where it is off on this machine.
-func (n *node) addrs(all []netip.Addr) []netip.Addr {
+func (n report) addrs(all []netip.Addr) []netip.Addr {
 	if n.router.IPv4Off() == "" {
 		return all
 	}
@@ -91,7 +94,7 @@ func addrText(a netip.AddrPort) string {
 	return a.String()
 }
 
-func (n *node) warnings(view *mesh.View) []string {
+func (n report) warnings(view *mesh.View) []string {
 	var out []string
 	now := n.dir.Now()
 	issuers := n.dir.Issuers()
@@ -129,7 +132,7 @@ func (n *node) warnings(view *mesh.View) []string {
 	return out
 }
 
-func (n *node) members(ctx context.Context) ([]api.Member, error) {
+func (n report) members(ctx context.Context) ([]api.Member, error) {
 	table := n.links.Snapshot(ctx)
 	var out []api.Member
 	for m := range n.dir.View().All() {
@@ -155,7 +158,7 @@ func orEmpty(s []string) []string {
 	return s
 }
 
-func (n *node) issuers(context.Context) ([]api.Issuer, error) {
+func (n report) issuers(context.Context) ([]api.Issuer, error) {
 	out := []api.Issuer{}
 	for _, i := range n.dir.Issuers() {
 		row := api.Issuer{Name: string(i.Name), ID: i.NodeID.String(), KeyID: i.KeyID.String(), Expires: i.Cert.NotAfter}
@@ -168,7 +171,7 @@ func (n *node) issuers(context.Context) ([]api.Issuer, error) {
 	return out, nil
 }
 
-func (n *node) netcheck(context.Context) (*api.Netcheck, error) {
+func (n report) netcheck(context.Context) (*api.Netcheck, error) {
 	r := n.prober.Report()
 	out := &api.Netcheck{
 		NAT: string(r.Type), Port: n.base.tun.Port(), Reachable: r.Reachable, Local: []string{}, Mapped: []string{},
@@ -215,8 +218,8 @@ func meaning(r nat.Report) string {
 	return "Not enough members have been asked yet to tell."
 }
 
-func (n *node) explain(ctx context.Context, r api.NameRequest) (*api.Explain, error) {
-	m, err := n.find(r.Name)
+func (n report) explain(ctx context.Context, r api.NameRequest) (*api.Explain, error) {
+	m, err := admin(n).find(r.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -247,12 +250,10 @@ func (n *node) explain(ctx context.Context, r api.NameRequest) (*api.Explain, er
 	return out, nil
 }
 
-func (n *node) joined() *api.JoinResponse {
+func (n report) joined() *api.JoinResponse {
 	resp, err := joinResponse(n.membership.Load())
 	if err != nil {
 		return &api.JoinResponse{}
 	}
 	return resp
 }
-
-func (n *node) wantLink(id mesh.NodeID) { n.links.Post(links.Wanted{Peer: id}) }

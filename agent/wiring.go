@@ -122,13 +122,13 @@ func (n *node) handleSignal(from mesh.NodeID, f *wire.SignalFrame) *wire.SignalA
 func (n *node) deliver(from mesh.NodeID, s *wire.Signal, delay time.Duration) {
 	switch body := s.Body.(type) {
 	case *wire.Signal_ReachRequest:
-		n.reachRequested(from, body.ReachRequest)
+		n.reach.requested(from, body.ReachRequest)
 	case *wire.Signal_ReachProbe:
-		n.probeFor(body.ReachProbe.Address, body.ReachProbe.Nonce)
+		n.reach.probeFor(body.ReachProbe.Address, body.ReachProbe.Nonce)
 	case *wire.Signal_PortRequest:
-		n.secondPortRequested(from, body.PortRequest.Nonce)
+		n.reach.secondPortRequested(from, body.PortRequest.Nonce)
 	case *wire.Signal_PortOffer:
-		n.offers.deliver(from, body.PortOffer)
+		n.reach.offers.deliver(from, body.PortOffer)
 	default:
 		n.links.Post(links.SignalArrived{From: from, Signal: s, Delay: delay})
 	}
