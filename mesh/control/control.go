@@ -143,7 +143,7 @@ func (c *Control) Run(ctx context.Context) error {
 	defer c.work.wait() // for everything begun with work.run
 	defer cancel()
 	g, err := gossip.Start(ctx, gossip.Config{
-		Host: c.host, Network: c.cfg.Network.ID, Conn: c.provenConn, Validate: c.validate, Log: c.log,
+		Host: c.host, Network: c.cfg.Network.ID, Conn: c.provenConn, Validate: exchange{c}.validate, Log: c.log,
 	})
 	if err != nil {
 		return fmt.Errorf("running the control plane: %w", err)
@@ -154,7 +154,7 @@ func (c *Control) Run(ctx context.Context) error {
 	if c.lan != nil {
 		c.work.run(func() { c.lan.Run(ctx) })
 	}
-	detach := c.host.Attach(func(conn *p2p.Conn) { c.work.run(func() { c.meet(ctx, conn) }) })
+	detach := c.host.Attach(func(conn *p2p.Conn) { c.work.run(func() { proof{c}.meet(ctx, conn) }) })
 	c.loop(ctx)
 	detach()
 	cancel()

@@ -29,8 +29,11 @@ const (
 	strangerTime = 10 * time.Second // an inbound connection that is not proven and on which nothing is going on is closed after this
 )
 
+// proof is how two hosts show each other that they are members, before anything else is said.
+type proof struct{ *Control }
+
 // meet takes a new connection through the proof and serves it until it ends.
-func (c *Control) meet(ctx context.Context, conn *p2p.Conn) {
+func (c proof) meet(ctx context.Context, conn *p2p.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close(errStopped) })
 	defer stop()
 	if conn.Inbound() {
@@ -47,7 +50,7 @@ func (c *Control) meet(ctx context.Context, conn *p2p.Conn) {
 	}
 	cancel()
 	c.proven(l)
-	c.work.run(func() { c.sync(l) })
+	c.work.run(func() { exchange(c).sync(l) })
 	c.beat(ctx, l)
 }
 
@@ -55,7 +58,7 @@ func (c *Control) meet(ctx context.Context, conn *p2p.Conn) {
 var errNotProven = errors.New("it was not proven in time")
 
 // await gives the dialler time to prove itself; the stream handler does the rest (answer).
-func (c *Control) await(conn *p2p.Conn) {
+func (c proof) await(conn *p2p.Conn) {
 	for {
 		left := time.Until(conn.LastUse().Add(strangerTime))
 		if left <= 0 && conn.Serving() == 0 {
@@ -73,7 +76,7 @@ func (c *Control) await(conn *p2p.Conn) {
 }
 
 // propose is the dialler's side of the proof.
-func (c *Control) propose(ctx context.Context, conn *p2p.Conn) (_ *link, err error) {
+func (c proof) propose(ctx context.Context, conn *p2p.Conn) (_ *link, err error) {
 	s, err := conn.Open(ctx, helloProtocol)
 	if err != nil {
 		return nil, err
@@ -110,7 +113,7 @@ func (c *Control) propose(ctx context.Context, conn *p2p.Conn) (_ *link, err err
 }
 
 // answer is the listener's side of the proof. It shows its own only to whom it accepts.
-func (c *Control) answer(run context.Context, conn *p2p.Conn, s network.Stream) {
+func (c proof) answer(run context.Context, conn *p2p.Conn, s network.Stream) {
 	ctx, cancel := context.WithTimeout(conn.Context(), helloTimeout)
 	defer cancel()
 	leave, ok := c.door.enterHello(ctx, conn, c.host.Welcomed(conn.Remote().Addr()))
@@ -129,7 +132,7 @@ func (c *Control) answer(run context.Context, conn *p2p.Conn, s network.Stream) 
 	c.work.run(func() { c.beat(run, l) })
 }
 
-func (c *Control) examine(ctx context.Context, conn *p2p.Conn, s network.Stream) (*link, error) {
+func (c proof) examine(ctx context.Context, conn *p2p.Conn, s network.Stream) (*link, error) {
 	theirs := new(wire.Hello)
 	if err := wire.ReadFrame(s, theirs, dialHelloLimit); err != nil {
 		return nil, err
@@ -145,7 +148,7 @@ func (c *Control) examine(ctx context.Context, conn *p2p.Conn, s network.Stream)
 }
 
 // accept sends this node's proof and waits for the dialler's verdict.
-func (c *Control) accept(s network.Stream, l *link) error {
+func (c proof) accept(s network.Stream, l *link) error {
 	mine, err := c.hello(listenHelloLists)
 	if err != nil {
 		_ = wire.WriteFrame(s, &wire.HelloAck{Reason: "it is not yet ready"})
@@ -171,7 +174,7 @@ func (c *Control) accept(s network.Stream, l *link) error {
 }
 
 // hello makes this node's proof, with as many bytes of revocation lists as there is room for.
-func (c *Control) hello(room int) (*wire.Hello, error) {
+func (c proof) hello(room int) (*wire.Hello, error) {
 	signed := c.cfg.Self()
 	rec := new(wire.Record)
 	if signed == nil {
@@ -195,7 +198,7 @@ func (c *Control) hello(room int) (*wire.Hello, error) {
 
 // judge decides whether the host at the other end is a member: its revocations are taken in first, its certificate must be of the key
 // that it has, and its record must make it a member that has not left.
-func (c *Control) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*link, error) {
+func (c proof) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*link, error) {
 	d := c.cfg.Directory
 	if id, err := mesh.NetworkIDFromBytes(h.GetNetwork()); err != nil || id != c.cfg.Network.ID {
 		return nil, errors.New("it is of another network")
@@ -210,11 +213,11 @@ func (c *Control) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*li
 	}
 	// Only now: a stranger must not make this node check lists. Its lists may well concern itself, so it is judged once more.
 	for _, list := range h.GetRevocationLists() {
-		if err := c.submitAndSpread(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}); err != nil {
+		if err := exchange(c).submitAndSpread(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: list}}); err != nil {
 			c.log.Debug("the directory refused a revocation list", "from", conn.ID().Short(), "err", err)
 		}
 	}
-	if err := c.submitAndSpread(ctx, &wire.Item{Item: &wire.Item_Record{Record: h.GetRecord()}}); err != nil {
+	if err := exchange(c).submitAndSpread(ctx, &wire.Item{Item: &wire.Item_Record{Record: h.GetRecord()}}); err != nil {
 		return nil, fmt.Errorf("its record: %w", err)
 	}
 	if _, err := d.Judge(h.GetChain(), now); err != nil {

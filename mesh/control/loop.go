@@ -387,7 +387,7 @@ func (o *owner) resync(now time.Time) {
 		}
 		delete(o.resyncs, id)
 		if l := o.links[id]; l != nil {
-			o.c.work.run(func() { o.c.sync(l) })
+			o.c.work.run(func() { exchange{o.c}.sync(l) })
 		}
 	}
 }
@@ -400,5 +400,5 @@ func (o *owner) syncNext() {
 	}
 	o.turn++
 	l := list[o.turn%len(list)]
-	o.c.work.run(func() { o.c.sync(l) })
+	o.c.work.run(func() { exchange{o.c}.sync(l) })
 }

@@ -25,10 +25,10 @@ const (
 // serve registers what other hosts may open.
 func (c *Control) serve(ctx context.Context) {
 	h := c.host
-	h.Handle(helloProtocol, true, func(conn *p2p.Conn, s network.Stream) { c.answer(ctx, conn, s) })
+	h.Handle(helloProtocol, true, func(conn *p2p.Conn, s network.Stream) { proof{c}.answer(ctx, conn, s) })
 	h.Handle(p2p.EnrolProtocol, true, func(conn *p2p.Conn, s network.Stream) { c.serveEnrol(ctx, conn, s) })
 	h.Handle(beatProtocol, false, c.echo)
-	h.Handle(syncProtocol, false, c.serveSync)
+	h.Handle(syncProtocol, false, exchange{c}.serveSync)
 	h.Handle(signalProtocol, false, c.serveSignal)
 }
 

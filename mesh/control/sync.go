@@ -25,9 +25,12 @@ const (
 	spreadRecords = 64 // news of one exchange that are gossiped
 )
 
+// exchange is how items come in and go out: by gossip, and by comparing what two members have.
+type exchange struct{ *Control }
+
 // submit takes an item into the directory and reports whether it was news. An error says that whoever sent it should not have. What
 // is wrong on this side (a full disk, no time) is logged, and is nobody else's fault.
-func (c *Control) submit(ctx context.Context, item *wire.Item) (fresh bool, err error) {
+func (c exchange) submit(ctx context.Context, item *wire.Item) (fresh bool, err error) {
 	v, err := c.cfg.Directory.Submit(ctx, item)
 	if v == directory.Invalid {
 		return false, err
@@ -40,7 +43,7 @@ func (c *Control) submit(ctx context.Context, item *wire.Item) (fresh bool, err 
 
 // submitAndSpread takes an item in and, where it is news, passes it on at once: when the same comes by gossip later it is old here, and
 // GossipSub does not forward what its validator ignores.
-func (c *Control) submitAndSpread(ctx context.Context, item *wire.Item) error {
+func (c exchange) submitAndSpread(ctx context.Context, item *wire.Item) error {
 	fresh, err := c.submit(ctx, item)
 	if err != nil || !fresh {
 		return err
@@ -52,7 +55,7 @@ func (c *Control) submitAndSpread(ctx context.Context, item *wire.Item) error {
 }
 
 // validate is GossipSub's validator.
-func (c *Control) validate(ctx context.Context, data []byte) gossip.Verdict {
+func (c exchange) validate(ctx context.Context, data []byte) gossip.Verdict {
 	item := new(wire.Item)
 	if err := proto.Unmarshal(data, item); err != nil {
 		return gossip.Reject
@@ -74,10 +77,10 @@ func (c *Control) Publish(ctx context.Context, item *wire.Item) error {
 	if err != nil && (v == directory.Invalid || !errors.Is(err, directory.ErrNotSaved)) {
 		return fmt.Errorf("publishing an item: %w", err)
 	}
-	return errors.Join(err, c.spread(ctx, item))
+	return errors.Join(err, exchange{c}.spread(ctx, item))
 }
 
-func (c *Control) spread(ctx context.Context, item *wire.Item) error {
+func (c exchange) spread(ctx context.Context, item *wire.Item) error {
 	g := c.gossip.Load()
 	if g == nil {
 		return nil // not yet running: each connection begins with a comparison
@@ -95,7 +98,7 @@ func (c *Control) spread(ctx context.Context, item *wire.Item) error {
 
 // sync compares what the other side of a link has with what this side has, and exchanges the difference. It is the dialler of the
 // stream that sends its digest first.
-func (c *Control) sync(l *link) {
+func (c exchange) sync(l *link) {
 	if l.syncing.Swap(true) {
 		return
 	}
@@ -109,7 +112,7 @@ func (c *Control) sync(l *link) {
 	c.learned(l.id, fresh)
 }
 
-func (c *Control) syncOn(ctx context.Context, l *link) (fresh int, err error) {
+func (c exchange) syncOn(ctx context.Context, l *link) (fresh int, err error) {
 	digest, err := c.cfg.Directory.Digest(ctx)
 	if err != nil {
 		return 0, err
@@ -142,7 +145,7 @@ func (c *Control) syncOn(ctx context.Context, l *link) (fresh int, err error) {
 }
 
 // serveSync is the listener's side of sync.
-func (c *Control) serveSync(conn *p2p.Conn, s network.Stream) {
+func (c exchange) serveSync(conn *p2p.Conn, s network.Stream) {
 	ctx, cancel := context.WithTimeout(conn.Context(), syncTimeout)
 	defer cancel()
 	release := bound(ctx, s)
@@ -154,7 +157,7 @@ func (c *Control) serveSync(conn *p2p.Conn, s network.Stream) {
 	c.learned(conn.ID(), fresh)
 }
 
-func (c *Control) answerSync(ctx context.Context, s network.Stream) (int, error) {
+func (c exchange) answerSync(ctx context.Context, s network.Stream) (int, error) {
 	first := new(wire.SyncFrame)
 	if err := wire.ReadFrame(s, first, wire.MaxFrame); err != nil {
 		return 0, err
@@ -202,7 +205,7 @@ func send(s network.Stream, items []*wire.Item, want *wire.Digest) error {
 
 // receive takes in items up to the last frame, and returns how many were news and what that frame asks for. An item that the directory
 // refuses does not end the exchange: a newer version's may be among ours.
-func (c *Control) receive(ctx context.Context, s network.Stream) (fresh int, want *wire.Digest, err error) {
+func (c exchange) receive(ctx context.Context, s network.Stream) (fresh int, want *wire.Digest, err error) {
 	for range syncFrames {
 		f := new(wire.SyncFrame)
 		if err := wire.ReadFrame(s, f, wire.MaxFrame); err != nil {
@@ -236,7 +239,7 @@ func (c *Control) receive(ctx context.Context, s network.Stream) (fresh int, wan
 }
 
 // learned tells the loop that an exchange brought news, so that the members on the other links hear of it.
-func (c *Control) learned(from mesh.NodeID, fresh int) {
+func (c exchange) learned(from mesh.NodeID, fresh int) {
 	if fresh > 0 {
 		c.events.put(evLearned{from: from})
 	}

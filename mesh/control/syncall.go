@@ -14,11 +14,11 @@ func (c *Control) SyncAll(ctx context.Context) {
 		wait.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 			defer cancel()
-			fresh, err := c.syncOn(ctx, l) // whether or not another exchange is going on: its digest may be older than the news
+			fresh, err := exchange{c}.syncOn(ctx, l) // whether or not another exchange is going on: its digest may be older than the news
 			if err != nil {
 				c.log.Debug("could not compare records with a member", "node", l.id.Short(), "err", err)
 			}
-			c.learned(l.id, fresh)
+			exchange{c}.learned(l.id, fresh)
 		})
 	}
 	wait.Wait()
