@@ -43,6 +43,9 @@ func (t *Tunnel) SetPeer(p PeerConfig) error {
 	}
 	if p.Endpoint.IsValid() {
 		c.Endpoint = udpAddr(p.Endpoint)
+		if err := t.freshEndpoint(p.Key); err != nil {
+			return err
+		}
 	}
 	return t.configure("setting", p.Key, c)
 }
@@ -56,11 +59,17 @@ func (t *Tunnel) SetEndpoint(key mesh.WGKey, to netip.AddrPort) error {
 	if t.dev.LookupPeer(device.NoisePublicKey(key)) == nil {
 		return t.missing("setting the endpoint of", key)
 	}
+	if err := t.freshEndpoint(key); err != nil {
+		return err
+	}
 	return t.configure("setting the endpoint of", key, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), UpdateOnly: true, Endpoint: udpAddr(to)})
 }
 
 // RemovePeer ends a peer's sessions and forgets it. A peer that is not there is no error.
 func (t *Tunnel) RemovePeer(key mesh.WGKey) error {
+	t.mu.Lock()
+	delete(t.tried, key)
+	t.mu.Unlock()
 	return t.configure("removing", key, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true})
 }
 
@@ -90,6 +99,38 @@ func udpAddr(a netip.AddrPort) *net.UDPAddr {
 	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
 }
 
+// attempt is what the device had sent to a peer when the peer got its present endpoint, or when Handshake last did something.
+type attempt struct {
+	sent uint64 // bytes
+	at   time.Time
+}
+
+// attemptLife is how long an initiation that the device sent by itself may be on its way.
+const attemptLife = time.Second
+
+// freshEndpoint notes that what the peer is sent from now on goes to another place.
+func (t *Tunnel) freshEndpoint(key mesh.WGKey) error {
+	var sent uint64
+	if t.dev.LookupPeer(device.NoisePublicKey(key)) != nil {
+		peers, err := t.Stats()
+		if err != nil {
+			return err
+		}
+		sent = peers[key].TxBytes
+	}
+	t.try(key, sent)
+	return nil
+}
+
+// try notes an attempt and returns the one before.
+func (t *Tunnel) try(key mesh.WGKey, sent uint64) attempt {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.tried[key]
+	t.tried[key] = attempt{sent, time.Now()}
+	return old
+}
+
 // Handshake sends a handshake initiation to the peer's endpoint now.
 //
 // wireguard-go notes the time of an attempt before it finds that there is no endpoint, and refuses another for 5 s (RekeyTimeout). So
@@ -97,21 +138,34 @@ func udpAddr(a netip.AddrPort) *net.UDPAddr {
 // not answered yet: call it once for each new endpoint, or not more often than the round trip takes. With a live session, sent
 // initiations keep their 5 s distance and the session goes on until the new one is there.
 //
+// A packet of this machine's may have made the device send an initiation by itself as soon as the peer had its endpoint. That one is left
+// to do its work: a second one would carry the same time stamp (wireguard-go rounds it to 17 ms), be refused as a replay, and make
+// this side refuse the answer to the first.
+//
 // Only one side of a pair should call it: crossed initiations answer each other and neither side gets a session until the retry.
 func (t *Tunnel) Handshake(key mesh.WGKey) error {
 	peer := t.dev.LookupPeer(device.NoisePublicKey(key))
 	if peer == nil {
 		return t.missing("starting a handshake with", key)
 	}
-	last, err := t.lastHandshake(key)
+	peers, err := t.Stats()
 	if err != nil {
 		return err
 	}
-	if time.Since(last) > device.RejectAfterTime {
+	now := peers[key]
+	if time.Since(now.LastHandshake) > device.RejectAfterTime {
+		last := t.try(key, now.TxBytes)
+		if now.TxBytes > last.sent && time.Since(last.at) < attemptLife {
+			return nil
+		}
 		peer.ExpireCurrentKeypairs()
 	}
 	if err := peer.SendHandshakeInitiation(false); err != nil {
 		return fmt.Errorf("starting a handshake with peer %v of %s: %w", key, t.name, err)
 	}
+	if peers, err = t.Stats(); err != nil {
+		return err
+	}
+	t.try(key, peers[key].TxBytes) // ours is counted, and must not be taken for the device's own next time
 	return nil
 }

@@ -34,15 +34,6 @@ func (t *Tunnel) Stats() (map[mesh.WGKey]PeerStats, error) {
 	return p.peers, nil
 }
 
-// lastHandshake returns the zero time if there was none.
-func (t *Tunnel) lastHandshake(key mesh.WGKey) (time.Time, error) {
-	peers, err := t.Stats()
-	if err != nil {
-		return time.Time{}, err
-	}
-	return peers[key].LastHandshake, nil
-}
-
 // getParser reads the device's answer to "get=1" (https://www.wireguard.com/xplatform/): KEY=VALUE lines, those of the device first, then
 // each peer's, which begin with public_key. IpcGetOperation writes it all in one piece, so it is parsed where it lies, without a copy.
 type getParser struct {

@@ -23,6 +23,8 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/gridwire/gridwire/mesh"
 )
 
 const (
@@ -59,6 +61,9 @@ type Tunnel struct {
 	wg   *wgctrl.Client
 	port atomic.Uint32
 
+	mu    sync.Mutex // guards tried; held for moments only
+	tried map[mesh.WGKey]attempt
+
 	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
@@ -75,7 +80,7 @@ func New(c Config) (*Tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{name: c.Interface, log: c.Log, tun: countPackets(dev), closing: make(chan struct{})}
+	t := &Tunnel{name: c.Interface, log: c.Log, tun: countPackets(dev), tried: map[mesh.WGKey]attempt{}, closing: make(chan struct{})}
 	t.dev = device.NewDevice(t.tun, c.Bind, deviceLogger(c.Log))
 	if err := t.start(c); err != nil {
 		return nil, errors.Join(err, t.Close())

@@ -324,6 +324,64 @@ func TestHandshakeAfterAnAttemptWithoutEndpoint(t *testing.T) {
 	}
 }
 
+// TestHandshakeLeavesTheDevicesOwnAlone: the device sends an initiation by itself when a packet waits for a peer. A second one at the same
+// moment would spoil it.
+func TestHandshakeLeavesTheDevicesOwnAlone(t *testing.T) {
+	nstest.Require(t)
+	tun := mustOpen(t, Config{})
+	peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	marker, err := net.DialUDP("udp4", nil, peer.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer marker.Close()
+	arrived := func() (n int) { // until the marker, which is sent last
+		if _, err := marker.Write([]byte("marker")); err != nil {
+			t.Fatal(err)
+		}
+		for buf := make([]byte, 1500); ; n++ {
+			size, err := peer.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(buf[:size]) == "marker" {
+				return n
+			}
+		}
+	}
+	key, addr := publicKey(2), peer.LocalAddr().(*net.UDPAddr).AddrPort()
+	if err := tun.SetPeer(PeerConfig{Key: key, Endpoint: addr, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("2001:db8::2/128")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tun.dev.LookupPeer(device.NoisePublicKey(key)).SendHandshakeInitiation(false); err != nil { // as a packet from the machine would
+		t.Fatal(err)
+	}
+	if n := arrived(); n != 1 {
+		t.Fatalf("the device sent %d initiations by itself, want 1", n)
+	}
+	for i, want := range []int{0, 1, 1} { // the first leaves it alone; retries send
+		if err := tun.Handshake(key); err != nil {
+			t.Fatal(err)
+		}
+		if n := arrived(); n != want {
+			t.Errorf("call %d sent %d initiations, want %d", i+1, n, want)
+		}
+	}
+	if err := tun.SetEndpoint(key, addr); err != nil {
+		t.Fatal(err)
+	}
+	if err := tun.Handshake(key); err != nil {
+		t.Fatal(err)
+	}
+	if n := arrived(); n != 1 {
+		t.Errorf("a fresh endpoint got %d initiations, want 1", n)
+	}
+}
+
 func handshaked(t *testing.T, tun *Tunnel) time.Time {
 	t.Helper()
 	for range 300 {
