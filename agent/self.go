@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	selfDebounce = 150 * time.Millisecond // several causes come together: a new mapping, a new forwarder
-	selfRefresh  = 12 * time.Hour         // so that others see that this node lives, and for clocks
+	selfDebounce  = 150 * time.Millisecond // several causes come together: a new mapping, a new forwarder
+	overtakeEvery = time.Minute
+	selfRefresh   = 12 * time.Hour // so that others see that this node lives, and for clocks
 )
 
 // self owns this node's own record: what is in it, and when it is signed anew.
@@ -122,6 +123,7 @@ func (s *self) run(ctx context.Context) error {
 	}
 	refresh := time.NewTicker(selfRefresh)
 	defer refresh.Stop()
+	var overtaken time.Time
 	for {
 		force := false
 		select {
@@ -138,6 +140,11 @@ func (s *self) run(ctx context.Context) error {
 		}
 		if s.left.Load() {
 			continue
+		}
+		if me, ok := s.n.dir.View().Me(); ok && me.Seq > s.fields.Sequence && time.Since(overtaken) > overtakeEvery {
+			// Others hold a higher one than this node ever signed: its state was lost, or went back. Or a second machine has its identity;
+			// the two must not outbid each other for ever.
+			force, overtaken = true, time.Now()
 		}
 		r := s.compose()
 		if !s.learned() {

@@ -31,6 +31,7 @@ func (n *node) wire(ctx context.Context) error {
 			return nil
 		case v := <-views:
 			n.links.Post(links.ViewChanged{View: v})
+			n.self.nudge()
 		case cs := <-conns:
 			now := 0
 			for _, c := range cs {
