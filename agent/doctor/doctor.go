@@ -1,6 +1,7 @@
 // Package doctor checks whether this machine lets the agent do its work, and says in plain words what to do where it does not.
 //
-// It only reads: files, the routing table, and the state of ufw or firewalld. It never changes anything.
+// Check only reads: files, the routing table, and the state of ufw or firewalld. What it can mend without taking a decision that is the
+// owner's (a firewall's rules are), a Result carries as Fix.
 package doctor
 
 import (
@@ -35,13 +36,15 @@ type Result struct {
 	Topic   string
 	Grade   Grade
 	Finding string
-	Remedy  string // a command or a sentence; empty where nothing is to be done
+	Remedy  string                      // a command or a sentence; empty where nothing is to be done
+	Fix     func(context.Context) error // does it; nil where the owner has to
 }
 
 // Machine is what the checks look at; tests hand in another one.
 type Machine struct {
 	ReadFile func(string) ([]byte, error)
 	Stat     func(string) (fs.FileInfo, error)
+	Chmod    func(string, fs.FileMode) error
 	// Run returns a command's standard output, fs.ErrNotExist (wrapped) when the program is not installed.
 	Run   func(ctx context.Context, name string, args ...string) (string, error)
 	Clash func(pool netip.Prefix, iface string) (string, error)
@@ -54,6 +57,7 @@ func System() Machine {
 	return Machine{
 		ReadFile: os.ReadFile,
 		Stat:     os.Stat,
+		Chmod:    os.Chmod,
 		Run: func(ctx context.Context, name string, args ...string) (string, error) {
 			path, err := exec.LookPath(name)
 			if err != nil {
@@ -119,6 +123,7 @@ func (m Machine) tun() Result {
 	info, err := m.Stat("/dev/net/tun")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		r.Fix = m.command("modprobe", "tun")
 		return fail(r, Bad, "is missing, so no overlay interface can be made",
 			"modprobe tun; in a container: start it with --device /dev/net/tun; on a VPS: ask the provider to enable TUN/TAP")
 	case err != nil:
@@ -133,10 +138,18 @@ func (m Machine) tun() Result {
 // earliest is a moment before this program was written: a clock behind it is wrong.
 var earliest = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+func (m Machine) command(name string, args ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := m.Run(ctx, name, args...)
+		return err
+	}
+}
+
 func (m Machine) clock(status *api.Status) Result {
 	r := Result{Topic: "clock"}
 	now := m.Now()
 	if now.Before(earliest) {
+		r.Fix = m.command("timedatectl", "set-ntp", "true")
 		return fail(r, Warn, "says "+now.Format("2 January 2006")+", which is in the past; gridwire copes, other programs may not",
 			"timedatectl set-ntp true")
 	}
@@ -163,6 +176,7 @@ func (m Machine) stateFolder(state string) Result {
 	case err != nil:
 		return fail(r, Bad, err.Error(), "")
 	case info.Mode().Perm()&0o077 != 0:
+		r.Fix = func(context.Context) error { return m.Chmod(state, 0o700) }
 		return fail(r, Bad, fmt.Sprintf("%s has mode %#o: others on this machine can read its keys", state, info.Mode().Perm()), "chmod 700 "+state)
 	}
 	r.Grade, r.Finding = OK, state+" is private"

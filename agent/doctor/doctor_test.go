@@ -115,3 +115,26 @@ func TestNoAgentIsSaid(t *testing.T) {
 		t.Errorf("got %+v", last)
 	}
 }
+
+func TestFixMendsWhatItNamed(t *testing.T) {
+	m := healthy()
+	m.Stat = wide
+	var mended string
+	m.Chmod = func(p string, mode fs.FileMode) error {
+		mended = p
+		if mode != 0o700 {
+			t.Errorf("mode %#o", mode)
+		}
+		return nil
+	}
+	for _, r := range Check(t.Context(), m, "/state", running()) {
+		if r.Fix != nil {
+			if err := r.Fix(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if mended != "/state" {
+		t.Errorf("mended %q", mended)
+	}
+}

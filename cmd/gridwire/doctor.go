@@ -9,7 +9,8 @@ import (
 )
 
 func doctorCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var fix bool
+	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine: rights, /dev/net/tun, clock, firewall, address clashes, IPv6",
 		Args:  exactArgs(),
@@ -21,6 +22,14 @@ func doctorCommand(g *globals) *cobra.Command {
 				if c.Remedy != "" {
 					fmt.Fprintf(cmd.OutOrStdout(), "        -> %s\n", c.Remedy)
 				}
+				if fix && c.Fix != nil {
+					if err := c.Fix(cmd.Context()); err != nil {
+						fmt.Fprintf(cmd.OutOrStdout(), "        could not be mended: %v\n", err)
+					} else {
+						fmt.Fprintln(cmd.OutOrStdout(), "        mended")
+						continue
+					}
+				}
 				if c.Grade == doctor.Bad {
 					bad++
 				}
@@ -31,4 +40,6 @@ func doctorCommand(g *globals) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&fix, "fix", false, "mend what can be mended without a decision of yours")
+	return cmd
 }
