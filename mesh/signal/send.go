@@ -23,6 +23,10 @@ const (
 	// directHead is how long a direct connection may take to answer before forwarders are tried beside it: it may be dead and nobody
 	// has noticed yet.
 	directHead = 250 * time.Millisecond
+
+	// patience is how long the first round waits for forwarders that say nothing once another has said no: one that has just died must
+	// not hold up the second round, in which the others may have the connection that they lacked.
+	patience = 250 * time.Millisecond
 )
 
 // Errors that callers tell apart; they come wrapped in sentences.
@@ -54,14 +58,14 @@ func (s *Signal) Send(ctx context.Context, to mesh.NodeID, sig *wire.Signal) err
 		return fmt.Errorf("sending a signal to %s: %w", m.Name, err)
 	}
 	f := &wire.SignalFrame{Envelope: env}
-	first := s.try(ctx, view, m, f)
+	first := s.try(ctx, view, m, f, patience)
 	if first == nil {
 		s.sent.Add(1)
 		return nil
 	}
 	if ctx.Err() == nil {
 		s.connect(ctx, wishes(m, s.self, s.cfg.Carrier.Connections()))
-		if s.try(ctx, view, m, f) == nil {
+		if s.try(ctx, view, m, f, 0) == nil {
 			s.sent.Add(1)
 			return nil
 		}
@@ -97,11 +101,11 @@ func (s *Signal) connect(ctx context.Context, ids []mesh.NodeID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	_ = race(ctx, ways) // what counts is which connections there are afterwards
+	_ = race(ctx, ways, 0) // what counts is which connections there are afterwards
 }
 
-// try sends f by every way there is now and returns nil at the first acknowledgement.
-func (s *Signal) try(ctx context.Context, view *mesh.View, m *mesh.Member, f *wire.SignalFrame) error {
+// try sends f by every way there is now and returns nil at the first acknowledgement. For patience see race.
+func (s *Signal) try(ctx context.Context, view *mesh.View, m *mesh.Member, f *wire.SignalFrame, patience time.Duration) error {
 	conns := s.cfg.Carrier.Connections()
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -117,7 +121,7 @@ func (s *Signal) try(ctx context.Context, view *mesh.View, m *mesh.Member, f *wi
 	if len(ways) == 0 {
 		return errors.New("this node has no control connection to it nor to anybody who could forward")
 	}
-	return race(ctx, ways)
+	return race(ctx, ways, patience)
 }
 
 // forwarders picks whom to ask: those first that m's record names, then reachable members, then the nearest.
@@ -176,7 +180,7 @@ func (s *Signal) forward(view *mesh.View, from, origin, to mesh.NodeID, f *wire.
 	for _, id := range next {
 		ways = append(ways, way{"by " + nameOf(view, id), 0, s.frameTo(id, g)})
 	}
-	return race(ctx, ways)
+	return race(ctx, ways, 0)
 }
 
 // onward picks the next hop: the receiver, or, where one more forwarder is allowed after this one, members that hold a connection to it.
@@ -220,8 +224,9 @@ type way struct {
 }
 
 // race tries all ways and returns nil at the first success, ending the others; else one error that names what each said. A way with
-// a head start before it begins at once when all begun ones have failed.
-func race(ctx context.Context, ways []way) error {
+// a head start before it begins at once when all begun ones have failed. With patience, the silent are given up that long after the last
+// way began if another has failed; 0: only ctx bounds them.
+func race(ctx context.Context, ways []way, patience time.Duration) error {
 	if len(ways) == 0 {
 		return errors.New("nobody to ask")
 	}
@@ -232,11 +237,15 @@ func race(ctx context.Context, ways []way) error {
 	}
 	results := make(chan result)
 	begun, ended := 0, 0
+	var late <-chan time.Time
 	begin := func(after time.Duration) {
 		for begun < len(ways) && ways[begun].after <= after {
 			n := begun
 			begun++
 			go func() { results <- result{n, ways[n].do(ctx)} }() // race waits: one receive below for each
+		}
+		if begun == len(ways) && late == nil && patience > 0 {
+			late = time.After(patience)
 		}
 	}
 	defer func() { // whoever is still busy sees the cancelled context
@@ -249,10 +258,11 @@ func race(ctx context.Context, ways []way) error {
 	errs := make([]string, len(ways))
 	timer := time.NewTimer(ways[len(ways)-1].after)
 	defer timer.Stop()
+	given := false // the time of the silent is up
 	for {
-		if ended == begun {
+		if ended == begun || given && ended > 0 {
 			if begun == len(ways) {
-				return errors.New(strings.Join(errs, "; "))
+				return errors.New(strings.Join(said(ways, errs), "; "))
 			}
 			begin(ways[len(ways)-1].after)
 		}
@@ -262,9 +272,20 @@ func race(ctx context.Context, ways []way) error {
 			if r.err == nil {
 				return nil
 			}
-			errs[r.n] = ways[r.n].what + ": " + r.err.Error()
+			errs[r.n] = r.err.Error()
 		case <-timer.C:
 			begin(ways[len(ways)-1].after)
+		case <-late:
+			given = true
 		}
 	}
+}
+
+// said puts the ways' names before their errors.
+func said(ways []way, errs []string) []string {
+	out := make([]string, len(ways))
+	for i, w := range ways {
+		out[i] = w.what + ": " + cmp.Or(errs[i], "no answer yet")
+	}
+	return out
 }

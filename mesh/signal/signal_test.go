@@ -53,6 +53,25 @@ func TestDeadDirectConnection(t *testing.T) {
 	})
 }
 
+// A forwarder that is dead, which nobody has noticed, does not keep the sender from asking again one that had no connection yet.
+func TestDeadForwarder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "f1", "f2")
+		w.link("alice", "f1", 40*time.Millisecond)
+		w.link("alice", "f2", 40*time.Millisecond)
+		w.dead[[2]mesh.NodeID{w.nodes["alice"].id, w.nodes["f1"].id}] = true
+		time.AfterFunc(100*time.Millisecond, func() { w.link("f2", "bob", 10*time.Millisecond) })
+		start := time.Now()
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > patience+100*time.Millisecond {
+			t.Errorf("took %v", d)
+		}
+		w.arrived("bob", "alice")
+	})
+}
+
 func TestOneForwarder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "alice", "bob", "f1", "f2", "f3", "f4")
