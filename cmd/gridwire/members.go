@@ -31,18 +31,18 @@ func membersCommand(g *globals) *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), members)
 			}
-			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 3, ' ', 0)
-			fmt.Fprintln(tw, "NAME\tSTANDING\tLINK\tISSUER\tCERTIFICATE\tADDRESSES\tTAGS")
+			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			fmt.Fprintln(tw, "NAME\tSTANDING\tLINK\tISSUER\tEXPIRES\tADDRESSES\tTAGS")
 			for _, m := range members {
-				issuer, expires := "", "-"
+				issuer, expires := "-", "-"
 				if m.Issuer {
 					issuer = "yes"
 				}
 				if m.Expires != nil {
-					expires = "until " + m.Expires.Local().Format("2 Jan 2006")
+					expires = m.Expires.Local().Format("2 Jan 2006")
 				}
 				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Standing, dash(m.State), issuer, expires,
-					strings.Join(m.Address, " "), strings.Join(m.Tags, ","))
+					addressText(m.Address), dash(strings.Join(m.Tags, ",")))
 			}
 			return tw.Flush()
 		},
@@ -114,7 +114,7 @@ func issuerCommand(g *globals) *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), issuers)
 			}
-			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 3, ' ', 0)
+			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			fmt.Fprintln(tw, "NAME\tIPV4\tUNTIL\tKEY")
 			for _, i := range issuers {
 				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", i.Name, dash(i.IPv4), i.Expires.Local().Format("2 Jan 2006"), i.KeyID)

@@ -42,7 +42,7 @@ func statusCommand(g *globals) *cobra.Command {
 				if watch {
 					fmt.Fprint(cmd.OutOrStdout(), "\x1b[H\x1b[2J")
 				}
-				printStatus(cmd.OutOrStdout(), st, time.Now())
+				printStatus(cmd.OutOrStdout(), st)
 				if !watch {
 					return nil
 				}
@@ -59,7 +59,7 @@ func statusCommand(g *globals) *cobra.Command {
 	return cmd
 }
 
-func printStatus(w io.Writer, st *api.Status, now time.Time) {
+func printStatus(w io.Writer, st *api.Status) {
 	if st.Network == nil {
 		fmt.Fprintln(w, "This machine is no member of a network yet: gridwire join TOKEN, or gridwire init NETWORK.")
 		return
@@ -68,7 +68,7 @@ func printStatus(w io.Writer, st *api.Status, now time.Time) {
 	if st.Self.Issuer {
 		role = ", issuer"
 	}
-	fmt.Fprintf(w, "%s in %s%s   %s\n", st.Self.Name, st.Network.Domain, role, strings.Join(st.Self.Addresses, "  "))
+	fmt.Fprintf(w, "%s in %s%s   %s\n", st.Self.Name, st.Network.Domain, role, addressText(st.Self.Addresses))
 	fmt.Fprintf(w, "interface %s, UDP port %d, NAT: %s", st.Self.Interface, st.Self.ListenPort, st.Self.NAT)
 	if st.Self.CertificateExpires != nil {
 		fmt.Fprintf(w, ", certificate until %s", st.Self.CertificateExpires.Local().Format("2 Jan 2006"))
@@ -77,31 +77,62 @@ func printStatus(w io.Writer, st *api.Status, now time.Time) {
 	if len(st.Peers) == 0 {
 		fmt.Fprintln(w, "No other members yet. Invite one:  gridwire invite --name NAME")
 	} else {
-		printPeers(w, st.Peers, now)
+		printPeers(w, st.Peers)
 	}
 	for _, warning := range st.Warnings {
-		fmt.Fprintf(w, "\nwarning: %s\n", warning)
+		fmt.Fprintln(w)
+		printWrapped(w, "warning: "+warning)
 	}
 }
 
-func printPeers(w io.Writer, peers []api.Peer, now time.Time) {
+// printPeers prints a table that fits into 100 columns where names are short and addresses IPv4.
+func printPeers(w io.Writer, peers []api.Peer) {
 	slices.SortFunc(peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })
-	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(tw, "PEER\tSTATE\tPATH\tENDPOINT\tRTT\tLOSS\tRECEIVED\tSENT\tHANDSHAKE\tADDRESS")
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "PEER\tADDRESS\tSTATE\tPATH\tRTT, LOSS\tRECEIVED\tSENT\tENDPOINT")
 	for _, p := range peers {
 		addr := ""
 		if len(p.Addresses) > 0 {
 			addr = p.Addresses[len(p.Addresses)-1] // the IPv4 address where there is one: it is the shorter one
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.State, pathText(p), dash(p.Path.Remote), rttText(p.RTT),
-			lossText(p), bytesText(p.ReceiveBytes), bytesText(p.TransmitBytes), agoText(p.LastHandshake, now), strings.TrimSuffix(strings.TrimSuffix(addr, "/128"), "/32"))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, addressText([]string{addr}), p.State, pathText(p), rttLossText(p),
+			bytesText(p.ReceiveBytes), bytesText(p.TransmitBytes), dash(p.Path.Remote))
 	}
 	_ = tw.Flush()
 	for _, p := range peers {
 		if p.Reason != "" && p.State != "connected" {
-			fmt.Fprintf(w, "\n%s: %s\n", p.Name, p.Reason)
+			fmt.Fprintln(w)
+			printWrapped(w, p.Name+": "+p.Reason)
 		}
 	}
+}
+
+// addressText leaves out the prefix lengths, which say nothing for single addresses.
+func addressText(prefixes []string) string {
+	out := make([]string, 0, len(prefixes))
+	for _, p := range prefixes {
+		addr, _, _ := strings.Cut(p, "/")
+		out = append(out, addr)
+	}
+	return strings.Join(out, "  ")
+}
+
+// printWrapped breaks a sentence where a terminal of 100 columns would break it in the middle of a word.
+func printWrapped(w io.Writer, text string) {
+	const width = 98
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case len(line)+1+len(word) > width:
+			fmt.Fprintln(w, line)
+			line = "  " + word
+		default:
+			line += " " + word
+		}
+	}
+	fmt.Fprintln(w, line)
 }
 
 func pathText(p api.Peer) string {
@@ -109,10 +140,8 @@ func pathText(p api.Peer) string {
 		return dash(p.Path.Kind)
 	}
 	switch p.Path.RemoteType {
-	case "srflx":
-		return "direct, through NAT"
-	case "prflx":
-		return "direct, through NAT*"
+	case "srflx", "prflx":
+		return "direct, NAT" // the peer is behind one
 	}
 	return "direct"
 }
@@ -128,14 +157,18 @@ func rttText(seconds float64) string {
 	if seconds == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f ms", seconds*1000)
+	return short(seconds*1000) + " ms"
 }
 
-func lossText(p api.Peer) string {
-	if p.State != "connected" {
+// rttLossText names the loss only where there is some.
+func rttLossText(p api.Peer) string {
+	switch loss := p.Loss * 100; {
+	case p.State != "connected":
 		return "-"
+	case loss >= 0.5:
+		return fmt.Sprintf("%s, %.0f %%", rttText(p.RTT), loss)
 	}
-	return fmt.Sprintf("%.0f %%", p.Loss*100)
+	return rttText(p.RTT)
 }
 
 func bytesText(n uint64) string {
@@ -147,14 +180,15 @@ func bytesText(n uint64) string {
 	for ; v >= unit && i < 4; i++ {
 		v /= unit
 	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGTP"[i])
+	return fmt.Sprintf("%s %ciB", short(v), "KMGTP"[i])
 }
 
-func agoText(t, now time.Time) string {
-	if t.IsZero() || t.Unix() <= 0 {
-		return "-"
+// short writes three digits or more: what is behind the point of a large number is noise.
+func short(v float64) string {
+	if v < 99.95 {
+		return fmt.Sprintf("%.1f", v)
 	}
-	return now.Sub(t).Round(time.Second).String() + " ago"
+	return fmt.Sprintf("%.0f", v)
 }
 
 func waitCommand(g *globals) *cobra.Command {
