@@ -40,7 +40,7 @@ type Config struct {
 type Sock struct {
 	log   *slog.Logger
 	tag   [4]byte
-	inner conn.Bind // *conn.StdNetBind, except in tests
+	inner conn.Bind // wireguard-go's own (families), except in tests
 	pool  sync.Pool // of *datagram
 	port  atomic.Uint32
 
@@ -54,7 +54,7 @@ type Sock struct {
 var _ conn.Bind = (*Sock)(nil)
 
 // New makes a Sock. The socket opens when the device comes up.
-func New(c Config) *Sock { return newSock(c, conn.NewStdNetBind()) }
+func New(c Config) *Sock { return newSock(c, newFamilies()) }
 
 func newSock(c Config, inner conn.Bind) *Sock {
 	s := &Sock{log: c.Log, tag: c.TransactionTag, inner: inner}
