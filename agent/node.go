@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -71,7 +73,7 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 	n := &node{cfg: cfg, log: log, store: st, base: b, root: root, left: &farewell{ch: make(chan struct{})}}
 	n.membership.Store(m)
 	b.overlay.network.Store(&root.Network)
-	if n.boot, err = nextBoot(st); err != nil {
+	if n.boot, err = nextBoot(st, time.Now()); err != nil {
 		return nil, err
 	}
 	if err := n.buildMesh(m); err != nil {
@@ -213,23 +215,30 @@ func (n *node) close() error {
 	return errors.Join(n.router.Close(), n.base.Close())
 }
 
-const bootFile = "boot"
+const (
+	bootFile   = "boot"
+	bootRandom = 20 // low bits of a boot number
+)
 
-// nextBoot counts the agent's starts. A peer forgets a node's old handshake timestamps when this number rises, so it must not go back:
-// after a damaged file the clock takes over.
-func nextBoot(st *store.Store) (uint64, error) {
-	var last uint64
-	if b, err := st.Read(bootFile); err == nil {
-		if last, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {
-			last = uint64(time.Now().Unix())
-		}
+// nextBoot numbers the agent's starts: a count, and random low bits. A peer forgets a node's old handshake timestamps when the number
+// rises, so it must not go back, also after a damaged file and whatever the clock says. The random bits are for two machines that use
+// one identity (a copied state, an offline bundle used twice): later statements of an earlier start give them away.
+func nextBoot(st *store.Store, now time.Time) (uint64, error) {
+	var count uint64
+	b, err := st.Read(bootFile)
+	if err == nil {
+		count, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+		count >>= bootRandom
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		count = uint64(max(now.Unix(), 0)) // more starts than there can have been
 	}
 	for _, name := range st.RolledBack() {
 		if name == bootFile {
-			last++ // the lost generation may have been used
+			count++ // the lost generation may have been used
 		}
 	}
-	next := last + 1
+	next := (count+1)<<bootRandom | rand.Uint64N(1<<bootRandom)
 	return next, st.Write(bootFile, []byte(strconv.FormatUint(next, 10)+"\n"))
 }
 

@@ -107,21 +107,23 @@ func (n *node) renew(ctx context.Context, m *enrol.Membership) error {
 
 // issuersToAsk lists the issuers: this node itself first, then those that are connected, then the others.
 func (n *node) issuersToAsk() []*mesh.Member {
-	connected := map[mesh.NodeID]bool{n.membership.Load().ID(): true}
+	connected := map[mesh.NodeID]bool{}
 	for _, c := range n.control.Connections() {
 		connected[c.ID] = c.Proven
 	}
-	var near, far []*mesh.Member
+	var self, near, far []*mesh.Member
 	for m := range n.dir.View().All() {
 		switch {
 		case !m.Issuer:
+		case m.ID == n.membership.Load().ID():
+			self = append(self, m)
 		case connected[m.ID]:
 			near = append(near, m)
 		default:
 			far = append(far, m)
 		}
 	}
-	return append(near, far...)
+	return slices.Concat(self, near, far)
 }
 
 // sendEnrol carries a renewal to a member; an issuer asks itself. Where the others do not accept this node at the moment, because its

@@ -11,6 +11,7 @@ import (
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/directory"
 	"github.com/gridwire/gridwire/nat"
 )
 
@@ -109,8 +110,9 @@ func (n report) warnings(view *mesh.View) []string {
 			"appoint another: gridwire issuer add NAME", len(issuers), end.Format("2 January 2006")))
 	}
 	if err := n.dir.Revoked(n.membership.Load().Chain); err != nil {
-		out = append(out, "this node has been put out of the network: "+err.Error())
+		out = append(out, "this node has been put out of the network: "+err.Error()+toReturn)
 	}
+	out = append(out, n.refusals(view)...)
 	if _, leaf, _, err := n.membership.Load().Leaf(); err == nil && now.After(leaf.NotAfter) {
 		out = append(out, fmt.Sprintf("this node's certificate expired on %s and no issuer could be reached to renew it", leaf.NotAfter.Format(time.RFC3339)))
 	}
@@ -129,6 +131,29 @@ func (n report) warnings(view *mesh.View) []string {
 		out = append(out, fmt.Sprintf("another member has the name %s by right, so this one is shown as %s", me.CertName, me.Name))
 	}
 	slices.Sort(out)
+	return out
+}
+
+const toReturn = ". If this machine is to return: gridwire leave, then gridwire join with a new token"
+
+// refusals says which members do not accept this node, those with one reason together: where it was put out, or has left, while it was
+// off, that is all it hears of it.
+func (n report) refusals(view *mesh.View) []string {
+	by := map[string][]string{}
+	for id, reason := range n.control.Refused() {
+		if m, ok := view.Member(id); ok {
+			by[reason] = append(by[reason], string(m.Name))
+		}
+	}
+	var out []string
+	for reason, names := range by {
+		slices.Sort(names)
+		text := fmt.Sprintf("not accepted by %s: %s", strings.Join(names, ", "), reason)
+		if strings.Contains(reason, directory.ErrRevoked.Error()) || strings.Contains(reason, directory.ErrLeft.Error()) {
+			text = "this node seems to be out of the network; " + text + toReturn
+		}
+		out = append(out, text)
+	}
 	return out
 }
 

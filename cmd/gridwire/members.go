@@ -41,6 +41,9 @@ func membersCommand(g *globals) *cobra.Command {
 				if m.Expires != nil {
 					expires = m.Expires.Local().Format("2 Jan 2006")
 				}
+				if m.Name == "" { // revoked, and its record never came here
+					m.Name = "(node " + m.ID[:8] + ")"
+				}
 				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Standing, dash(m.State), issuer, expires,
 					addressText(m.Address), dash(strings.Join(m.Tags, ",")))
 			}

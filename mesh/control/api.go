@@ -117,5 +117,8 @@ func (c *Control) Via() []mesh.NodeID {
 	return ids
 }
 
+// Refused returns the members that did not accept this node's proof when it last met them, and why.
+func (c *Control) Refused() map[mesh.NodeID]string { return c.refused.prune(c.cfg.Directory.View()) }
+
 // Skew returns how far each member's clock is ahead of ours, as its last hello showed; half a round trip too small.
 func (c *Control) Skew() map[mesh.NodeID]time.Duration { return c.skews.prune(c.cfg.Directory.View()) }

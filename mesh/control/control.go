@@ -102,7 +102,8 @@ type Control struct {
 	events  *mailbox // to the loop
 	book    *book
 	table   atomic.Pointer[table]
-	skews   skews
+	skews   perMember[time.Duration]
+	refused perMember[string] // why members did not accept this node's proof
 	watch   watchers
 	gossip  atomic.Pointer[gossip.Gossip]
 	lan     *lan.LAN // nil: no network secret

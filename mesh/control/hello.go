@@ -239,7 +239,7 @@ func (e *RefusedError) Error() string { return "it refused this node: " + e.Reas
 
 // printable makes somebody else's text fit for a log.
 func printable(s string) string {
-	const most = 200
+	const most = 400
 	if len(s) > most {
 		s = s[:most]
 	}

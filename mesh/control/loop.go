@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -49,7 +50,7 @@ func (c *Control) loop(ctx context.Context) {
 	o := &owner{
 		c: c, ctx: ctx, policy: policy.New(c.host.ID()),
 		links: make(map[mesh.NodeID]*link), spares: make(map[mesh.NodeID][]*link),
-		resyncs: make(map[mesh.NodeID]time.Time), refusals: make(map[mesh.NodeID]string),
+		resyncs: make(map[mesh.NodeID]time.Time),
 	}
 	if c.cfg.Links != nil {
 		o.network(c.cfg.Links())
@@ -84,8 +85,7 @@ type owner struct {
 	links  map[mesh.NodeID]*link
 	spares map[mesh.NodeID][]*link // further proven connections, until whoever dialled them closes them
 
-	refusals    map[mesh.NodeID]string // why a member does not accept this node, as it said last
-	membersAt   time.Time              // when to look at the View again; zero: it has not changed
+	membersAt   time.Time // when to look at the View again; zero: it has not changed
 	membersLast time.Time
 	resyncs     map[mesh.NodeID]time.Time // with whom to compare records again, and when
 	newsAt      time.Time                 // when something was gossiped last
@@ -183,11 +183,22 @@ func (o *owner) handle(ev any) {
 // refused says so when a member does not accept this node, once for each reason.
 func (o *owner) refused(id mesh.NodeID, err error) {
 	var r *RefusedError
-	if !errors.As(err, &r) || o.refusals[id] == r.Reason {
+	if !errors.As(err, &r) {
 		return
 	}
-	o.refusals[id] = r.Reason
-	o.c.log.Warn("a member does not accept this node", "node", id.Short(), "reason", r.Reason)
+	if old := o.c.refused.set(id, r.Reason); gist(old) != gist(r.Reason) {
+		o.c.log.Warn("a member does not accept this node", "node", id.Short(), "reason", r.Reason)
+	}
+}
+
+// gist is a sentence without its numbers: many say what time it is.
+func gist(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // proven takes in a new connection. Of two to the same member one stays: both sides must choose the same one.
@@ -210,7 +221,7 @@ func (o *owner) proven(l *link, now time.Time) {
 		o.retire(old)
 	}
 	o.c.log.Debug("connected to a member", "node", l.id.Short(), "remote", l.conn.Remote(), "inbound", l.conn.Inbound())
-	delete(o.refusals, l.id)
+	o.c.refused.forget(l.id)
 	o.tellGossip(l.id)
 	if now.Sub(o.newsAt) < young {
 		o.resyncs[l.id] = now.Add(young)
@@ -298,11 +309,7 @@ func (o *owner) members(now time.Time) {
 	o.enforce(v)
 	o.c.book.prune(v)
 	o.c.skews.prune(v)
-	for id := range o.refusals {
-		if _, ok := v.Member(id); !ok {
-			delete(o.refusals, id)
-		}
-	}
+	o.c.refused.prune(v)
 	welcome := make(map[netip.Addr]bool)
 	ev := policy.Members{Peers: make([]policy.Peer, 0, v.Len())}
 	if me, ok := v.Me(); ok {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"sync"
-	"time"
 
 	"github.com/gridwire/gridwire/mesh"
 )
@@ -135,26 +134,34 @@ func (w *watchers) tell(cs []Connection) {
 	}
 }
 
-// skews remembers how far members' clocks are from ours.
-type skews struct {
+// perMember remembers something about members: how far their clocks are from ours, why they refused this node.
+type perMember[V any] struct {
 	mu sync.Mutex // guards what follows
-	m  map[mesh.NodeID]time.Duration
+	m  map[mesh.NodeID]V
 }
 
-func (s *skews) set(id mesh.NodeID, d time.Duration) {
+// set returns what was remembered before.
+func (s *perMember[V]) set(id mesh.NodeID, v V) (old V) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.m == nil {
-		s.m = make(map[mesh.NodeID]time.Duration)
+		s.m = make(map[mesh.NodeID]V)
 	}
-	s.m[id] = d
+	old, s.m[id] = s.m[id], v
+	return old
+}
+
+func (s *perMember[V]) forget(id mesh.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, id)
 }
 
 // prune forgets those that are no longer members, and returns a copy of the rest.
-func (s *skews) prune(v *mesh.View) map[mesh.NodeID]time.Duration {
+func (s *perMember[V]) prune(v *mesh.View) map[mesh.NodeID]V {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make(map[mesh.NodeID]time.Duration, len(s.m))
+	out := make(map[mesh.NodeID]V, len(s.m))
 	for id, d := range s.m {
 		if _, ok := v.Member(id); !ok {
 			delete(s.m, id)

@@ -85,10 +85,14 @@ func nodeOf(c *x509.Certificate) (mesh.NodeID, error) {
 // refuses says why a certificate whose signatures are good does not count.
 func (s *snapshot) refuses(id mesh.NodeID, name string, iss *pki.Issuer, serial string) error {
 	if v, ok := s.revoked.member(id, iss, serial); ok {
-		return fmt.Errorf("%s (node %s): %w: %s on %s", name, id.Short(), ErrRevoked, v.why, v.at.UTC().Format(time.RFC3339))
+		err := fmt.Errorf("%s (node %s): %w, since %s", name, id.Short(), ErrRevoked, v.at.UTC().Format(time.RFC3339))
+		if v.why != whyRevoked {
+			err = fmt.Errorf("%w: %s", err, v.why)
+		}
+		return err
 	}
 	if e, ok := s.entries.Get(id); ok && e.tombstone {
-		return fmt.Errorf("%s (node %s): %w, on %s", name, id.Short(), ErrLeft, e.time.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s (node %s): %w, since %s", name, id.Short(), ErrLeft, e.time.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

@@ -99,6 +99,8 @@ func keepEarliest[K comparable](m map[K]pki.Revoked, k K, e pki.Revoked) {
 	}
 }
 
+const whyRevoked = "revoked" // it itself, not its issuer
+
 // verdict is why a certificate does not count.
 type verdict struct {
 	why string
@@ -112,7 +114,7 @@ func (r *revocations) member(id mesh.NodeID, iss *pki.Issuer, serial string) (ve
 		e, ok = r.memberCerts[certKey{iss.KeyID, serial}]
 	}
 	if ok {
-		return verdict{"revoked", e.At}, true
+		return verdict{whyRevoked, e.At}, true
 	}
 	if at, ok := r.issuer(iss); ok {
 		return verdict{fmt.Sprintf("its issuer %s was removed", iss.Name), at}, true

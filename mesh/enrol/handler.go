@@ -88,7 +88,7 @@ func (h *Handler) Handle(ctx context.Context, from netip.AddrPort, member bool, 
 		if i := h.cfg.Issuer(); i != nil {
 			return i.Handle(f.GetSealedRequest())
 		}
-		return plain(refuse(wire.EnrolError_ENROL_UNREACHABLE, "this member, which the token names, issues certificates no more; %s", askAgain))
+		return plain(refuse(wire.EnrolError_ENROL_UNREACHABLE, "this member issues certificates no more"))
 	}
 	return h.forward(ctx, to, f)
 }
@@ -100,8 +100,8 @@ func (h *Handler) forward(ctx context.Context, to mesh.NodeID, f *wire.EnrolFram
 	}
 	m, ok := h.cfg.View().Member(to)
 	if !ok {
-		return plain(refuse(wire.EnrolError_ENROL_UNREACHABLE, "the issuer that made the token (%s) is not a member of network %s any more, or "+
-			"this member has not heard of it yet; %s", to.Short(), h.cfg.Network.Name, askAgain))
+		return plain(refuse(wire.EnrolError_ENROL_UNREACHABLE, "the issuer that was to answer (%s) is no member of network %s any more, or "+
+			"this member has not heard of it yet", to.Short(), h.cfg.Network.Name))
 	}
 	select {
 	case h.slots <- struct{}{}:
@@ -122,8 +122,7 @@ func (h *Handler) forward(ctx context.Context, to mesh.NodeID, f *wire.EnrolFram
 	}
 	if err != nil {
 		h.cfg.Log.Debug("enrolment request not forwarded", "issuer", m.Name, "err", err)
-		return plain(refuse(wire.EnrolError_ENROL_UNREACHABLE, "the issuer %s, which made the token, cannot be reached from here (%v): try again when "+
-			"it is on, or have another issuer make a token", m.Name, err))
+		return plain(refuse(wire.EnrolError_ENROL_UNREACHABLE, "the issuer %s cannot be reached from here: %v", m.Name, err))
 	}
 	return resp
 }

@@ -14,8 +14,10 @@ import (
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
-// renewTimeout bounds one issuer, so that one that is off does not keep the next from being asked.
-const renewTimeout = 10 * time.Second
+const (
+	renewTimeout = 10 * time.Second // of one issuer
+	renewStagger = 2 * time.Second  // an issuer that is off keeps the next from being asked for no longer than this
+)
 
 // Send passes a frame to a member and returns its answer; for the node itself (an issuer renewing its own certificate) it calls
 // Handler.Handle. It returns soon after ctx ends.
@@ -55,44 +57,80 @@ func Rekey(ctx context.Context, m *Membership, next Keys, issuers []*mesh.Member
 	return &Membership{Keys: next, Chain: chain, Root: m.Root, Secret: m.Secret, Items: m.Items}, nil
 }
 
-// renewed asks the issuers one after the other, with the proof of m's key, for a certificate for keys.
+// renewed asks the issuers, with the proof of m's key, for a certificate for keys: the first one, and each next one when the one before has
+// refused, or has said nothing for renewStagger. The first certificate counts.
 func (m *Membership) renewed(ctx context.Context, keys Keys, issuers []*mesh.Member, send Send, now func() time.Time) ([][]byte, error) {
 	root, old, _, err := m.check()
 	if err != nil {
 		return nil, err
 	}
+	issuers = slices.DeleteFunc(slices.Clone(issuers), func(is *mesh.Member) bool { return !is.Issuer || is.SealKey == [32]byte{} })
+	asking, cancel := context.WithCancel(ctx)
+	type answer struct {
+		n     int
+		chain [][]byte
+		err   error
+	}
+	answers := make(chan answer)
+	asked, left := 0, 0
+	defer func() { // whoever is still asked sees the cancelled context
+		cancel()
+		for ; left > 0; left-- {
+			<-answers
+		}
+	}()
+	stagger := time.NewTimer(0)
+	defer stagger.Stop()
+	errs := make([]error, len(issuers))
+	for asked < len(issuers) && ctx.Err() == nil || left > 0 {
+		select {
+		case <-stagger.C:
+			if asked == len(issuers) || ctx.Err() != nil {
+				continue
+			}
+			n := asked
+			asked, left = asked+1, left+1
+			go func() { // renewed waits: one receive for each
+				chain, err := m.renewAt(asking, root, old, keys, issuers[n], send, now)
+				answers <- answer{n, chain, err}
+			}()
+			stagger.Reset(renewStagger)
+		case a := <-answers:
+			left--
+			if a.err == nil {
+				return a.chain, nil
+			}
+			errs[a.n] = a.err
+			stagger.Reset(0)
+		}
+	}
+	return nil, notRenewed(ctx, old, issuers[:asked], errs, now())
+}
+
+// notRenewed puts what the issuers said into one error: a refusal by one of them is that refusal.
+func notRenewed(ctx context.Context, old *pki.Leaf, asked []*mesh.Member, errs []error, now time.Time) error {
 	var said []string
 	var refusal *Error
-	for _, is := range issuers {
-		if ctx.Err() != nil {
-			break
-		}
-		if !is.Issuer || is.SealKey == [32]byte{} {
-			continue
-		}
-		chain, err := m.renewAt(ctx, root, old, keys, is, send, now)
-		if err == nil {
-			return chain, nil
-		}
-		said = append(said, fmt.Sprintf("%s: %v", is.Name, err))
+	for n, is := range asked {
+		said = append(said, fmt.Sprintf("%s: %v", is.Name, errs[n]))
 		var e *Error
-		if errors.As(err, &e) && !e.Hearsay && (refusal == nil || refusal.Code == wire.EnrolError_ENROL_UNREACHABLE) {
+		if errors.As(errs[n], &e) && !e.Hearsay && (refusal == nil || refusal.Code == wire.EnrolError_ENROL_UNREACHABLE) {
 			refusal = e
 		}
 	}
 	until := "the certificate is valid until " + stamp(old.NotAfter)
-	if now().After(old.NotAfter) {
+	if now.After(old.NotAfter) {
 		until = "the certificate expired on " + stamp(old.NotAfter) + " and can be renewed until " + stamp(old.NotAfter.Add(keepExpired))
 	}
 	switch {
 	case refusal != nil:
-		return nil, refusal
+		return refusal
 	case ctx.Err() != nil:
-		return nil, refuse(wire.EnrolError_ENROL_UNREACHABLE, "interrupted (%v); %s. %s", context.Cause(ctx), until, strings.Join(said, "; "))
+		return refuse(wire.EnrolError_ENROL_UNREACHABLE, "interrupted (%v); %s. %s", context.Cause(ctx), until, strings.Join(said, "; "))
 	case len(said) == 0:
-		return nil, refuse(wire.EnrolError_ENROL_UNREACHABLE, "no issuer is known; %s. Start one, or appoint one (gridwire issuer add)", until)
+		return refuse(wire.EnrolError_ENROL_UNREACHABLE, "no issuer is known; %s. Start one, or appoint one (gridwire issuer add)", until)
 	}
-	return nil, refuse(wire.EnrolError_ENROL_UNREACHABLE, "no issuer gave one; %s. %s", until, strings.Join(said, "; "))
+	return refuse(wire.EnrolError_ENROL_UNREACHABLE, "no issuer gave one; %s. %s", until, strings.Join(said, "; "))
 }
 
 // renewAt asks one issuer and judges its answer.
