@@ -205,10 +205,14 @@ func (a *Agent) wait(ctx context.Context) (*store.Store, *enrol.Membership, *joi
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			if m, err := enrol.Load(st); err == nil {
+			m, err := enrol.Load(st)
+			if err == nil {
 				return st, m, nil, nil
 			}
 			_ = st.Close()
+			if !errors.Is(err, fs.ErrNotExist) { // a membership is there now, and cannot be used: say so rather than wait for ever
+				return nil, nil, nil, err
+			}
 		}
 	}
 }

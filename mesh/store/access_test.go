@@ -1,11 +1,13 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -39,6 +41,40 @@ func TestLocked(t *testing.T) {
 	wantError(t, err, fs.ErrNotExist, "state folder")
 	_, err = OpenShared(filepath.Join(dir, "state"))
 	wantError(t, err, nil, "is not a folder")
+}
+
+// Root that writes into the folder of the agent's user leaves files that this user can read.
+func TestRootWritesForTheOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const uid, gid = 12345, 12346
+	dir := stateDir(t)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	put(t, s, "state", "one")
+	put(t, s, "state", "two")
+	if err := s.WriteCache("cache", []byte("three")); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 4 { // state, state.prev, cache, lock
+		t.Fatalf("%v, %v", entries, err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t); owner.Uid != uid || owner.Gid != gid || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s belongs to %d:%d with mode %o", e.Name(), owner.Uid, owner.Gid, info.Mode().Perm())
+		}
+	}
 }
 
 func TestWideModes(t *testing.T) {

@@ -53,6 +53,10 @@ func (s *Store) Read(name string) ([]byte, error) {
 	if why == nil {
 		return data, nil
 	}
+	if errors.Is(why, fs.ErrPermission) {
+		return nil, fmt.Errorf("reading state file %s: it belongs to another user than this agent's: run `sudo chown --reference=%s %s`: %w",
+			name, quote(s.dir), quote(path), why)
+	}
 	if !lost(why) {
 		return nil, fmt.Errorf("reading state file %s: %w", name, why)
 	}
@@ -125,6 +129,9 @@ func (s *Store) replace(path string, data []byte, durable bool) (err error) {
 		}
 	}()
 	defer f.Close() // a second Close after the one below only returns an error
+	if err := adopt(f, s.dir); err != nil {
+		return err
+	}
 	if _, err := f.Write(encode(data)); err != nil {
 		return err
 	}

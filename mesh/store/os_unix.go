@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -53,9 +54,30 @@ func acquire(path string) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
+	if err := adopt(f, filepath.Dir(path)); err != nil {
+		f.Close()
+		return nil, err
+	}
 	// The process ID is for the sentence above only: a full disk must not keep an agent from starting.
 	if f.Truncate(0) == nil {
 		_, _ = fmt.Fprintln(f, os.Getpid())
 	}
 	return f, nil
+}
+
+// adopt gives a new file to the owner of its folder where root writes into the folder of the agent's user: `sudo gridwire init` beside a
+// service that runs as a user of its own.
+func adopt(f *os.File, dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
