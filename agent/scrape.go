@@ -44,7 +44,11 @@ func (n report) metrics(ctx context.Context) error {
 // listenMetrics binds the configured address, or with "overlay" this node's overlay address on the overlay interface alone.
 func (n report) listenMetrics(ctx context.Context) (net.Listener, error) {
 	if n.cfg.Metrics != "overlay" {
-		return net.Listen("tcp", n.cfg.Metrics)
+		l, err := net.Listen("tcp", n.cfg.Metrics)
+		if errors.Is(err, syscall.EACCES) {
+			return nil, fmt.Errorf("ports below 1024 need the capability CAP_NET_BIND_SERVICE, which this process lacks: %w", err)
+		}
+		return l, err
 	}
 	_, leaf, _, err := n.membership.Load().Leaf()
 	if err != nil {
