@@ -184,6 +184,9 @@ func (c *Core) changed(l *link, m *mesh.Member, now time.Time) {
 		c.lost(l, "the peer has a new key", now)
 		return
 	}
+	if allowed := AllowedIPs(m); !equal(AllowedIPs(old), allowed) { // renewed by an issuer with another part of the IPv4 pool
+		c.do(SetAllowedIPs{Key: m.WireGuard, AllowedIPs: allowed})
+	}
 	rebooted := m.Boot > old.Boot
 	if rebooted {
 		c.rebooted(l, m.Boot, now)

@@ -2,6 +2,7 @@ package links
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,23 @@ func TestRevokedPeerLeavesTheTunnel(t *testing.T) {
 	s.step(a, ViewChanged{s.view(a).Without(b.id)})
 	if len(a.peers) != 0 || len(a.core.links) != 0 {
 		t.Errorf("%d peers, %d links left", len(a.peers), len(a.core.links))
+	}
+}
+
+func TestOtherAddressKeepsTheSession(t *testing.T) {
+	s, a, b := pair(t)
+	s.run(3 * time.Second)
+	m := *b.m
+	m.Addrs = []netip.Addr{netip.MustParseAddr("fd00::2"), netip.MustParseAddr("10.77.16.9")}
+	got := a.core.Step(ViewChanged{s.view(a).With(&m)}, s.now)
+	if len(got) != 1 {
+		t.Fatalf("actions %+v, want only SetAllowedIPs", got)
+	}
+	if set, ok := got[0].(SetAllowedIPs); !ok || set.Key != m.WireGuard || !slices.Contains(set.AllowedIPs, netip.MustParsePrefix("10.77.16.9/32")) {
+		t.Errorf("action %+v", got[0])
+	}
+	if again := a.core.Step(ViewChanged{s.view(a).With(&m)}, s.now); len(again) != 0 {
+		t.Errorf("the same addresses again: %+v", again)
 	}
 }
 

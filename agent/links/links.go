@@ -147,6 +147,12 @@ func (Tick) event()              {}
 // Action is something to do; see the types below.
 type Action interface{ action() }
 
+// SetAllowedIPs changes the addresses of a peer that is in the tunnel. Its sessions and its endpoint stay.
+type SetAllowedIPs struct {
+	Key        mesh.WGKey
+	AllowedIPs []netip.Prefix
+}
+
 // SetPeer adds or replaces a peer in the tunnel; an invalid endpoint means none yet.
 type SetPeer struct {
 	Key        mesh.WGKey
@@ -222,19 +228,20 @@ type Report struct {
 	Took   time.Duration // since the link was wanted or lost, when it came up
 }
 
-func (SetPeer) action()     {}
-func (RemovePeer) action()  {}
-func (SetEndpoint) action() {}
-func (Handshake) action()   {}
-func (StartICE) action()    {}
-func (ConnectICE) action()  {}
-func (CloseICE) action()    {}
-func (Send) action()        {}
-func (Probe) action()       {}
-func (Locate) action()      {}
-func (Count) action()       {}
-func (Remember) action()    {}
-func (Report) action()      {}
+func (SetPeer) action()       {}
+func (SetAllowedIPs) action() {}
+func (RemovePeer) action()    {}
+func (SetEndpoint) action()   {}
+func (Handshake) action()     {}
+func (StartICE) action()      {}
+func (ConnectICE) action()    {}
+func (CloseICE) action()      {}
+func (Send) action()          {}
+func (Probe) action()         {}
+func (Locate) action()        {}
+func (Count) action()         {}
+func (Remember) action()      {}
+func (Report) action()        {}
 
 // Path is how packets to a peer travel.
 type Path struct {

@@ -202,6 +202,8 @@ func (r *Runner) step(ctx context.Context, ev Event) {
 func (r *Runner) act(ctx context.Context, a Action) {
 	var err error
 	switch a := a.(type) {
+	case SetAllowedIPs:
+		err = r.cfg.Tunnel.SetPeer(tunnel.PeerConfig{Key: a.Key, AllowedIPs: a.AllowedIPs})
 	case SetPeer:
 		err = r.cfg.Tunnel.SetPeer(tunnel.PeerConfig{Key: a.Key, Endpoint: a.Endpoint, AllowedIPs: a.AllowedIPs})
 	case RemovePeer:

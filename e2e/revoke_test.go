@@ -1,0 +1,146 @@
+//go:build linux
+
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gridwire/gridwire/e2e/lab"
+)
+
+// TestRevoke: within 2 s everybody who is connected has dropped the revoked node's key, though the issuer dies right after; and it stays
+// out, also when it restarts with the state that it had.
+func TestRevoke(t *testing.T) {
+	for _, after := range []string{"the issuer lives", "the issuer is killed right after"} {
+		t.Run(after, func(t *testing.T) {
+			w := newWorld(t, lab.Options{})
+			alice, bob, carol := w.public("alice"), w.public("bob"), w.home("carol", home)
+			dave, mallory := w.home("dave", home), w.home("mallory", cone)
+			w.mesh(alice, bob, carol, dave, mallory)
+			w.linkedAll(10*time.Second, alice, bob, carol, dave, mallory)
+			key := w.status(mallory).Self.WireGuardPublicKey
+			rest := []*lab.Host{bob, carol, dave}
+
+			start := time.Now()
+			w.run(alice, "revoke", "mallory")
+			if strings.Contains(after, "killed") {
+				w.agents[alice].Kill()
+			} else {
+				rest = append(rest, alice)
+			}
+			for _, h := range rest {
+				for w.hasKey(h, key) {
+					if time.Since(start) > 2*time.Second {
+						t.Fatalf("2 s after the revocation, %s still has the key", h.Label())
+					}
+				}
+				t.Logf("%s dropped the key within %v", h.Label(), time.Since(start).Round(time.Millisecond))
+			}
+			for _, h := range rest {
+				if !w.is(h, "mallory", "revoked") {
+					t.Errorf("%s lists %+v", h.Label(), w.members(h))
+				}
+			}
+
+			w.agents[mallory].Kill()
+			w.start(mallory)
+			w.eventually(10*time.Second, "mallory is told that it is out", func() bool {
+				return strings.Contains(w.run(mallory, "status"), "out of the network")
+			})
+			for _, h := range rest {
+				if w.hasKey(h, key) {
+					t.Errorf("%s has taken mallory in again", h.Label())
+				}
+				if _, err := w.WaitPing(w.ctx(time.Second), mallory, h.Label()); err == nil {
+					t.Errorf("mallory still reaches %s", h.Label())
+				}
+			}
+			w.linkedAll(10*time.Second, rest...)
+		})
+	}
+}
+
+// TestRevokedWhileOff: a member that was off starts its links with the list that it has, and drops the revoked one within 2 s of meeting
+// anybody up to date.
+func TestRevokedWhileOff(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice, bob, mallory := w.public("alice"), w.public("bob"), w.public("mallory")
+	w.mesh(alice, bob, mallory)
+	w.linkedAll(10*time.Second, alice, bob, mallory)
+	key, id := w.status(mallory).Self.WireGuardPublicKey, w.status(mallory).Self.ID
+	w.agents[bob].Kill()
+	w.run(alice, "revoke", "mallory")
+	w.start(bob)
+	w.eventually(2*time.Second, "bob has dropped mallory", func() bool { return !w.hasKey(bob, key) })
+	w.linked(alice, bob, 10*time.Second)
+	// It is on bob's disk: alone and restarted, he still knows.
+	w.agents[alice].Kill()
+	w.agents[bob].Kill()
+	w.start(bob)
+	out := func(m member) bool { return m.ID == id && m.Standing == "revoked" } // her name is in a cache only
+	if w.hasKey(bob, key) || !slices.ContainsFunc(w.members(bob), out) {
+		t.Errorf("after a restart bob lists %+v", w.members(bob))
+	}
+}
+
+// TestRevokedNameIsFree for another machine, and the same machine may return with new keys and a new token only.
+func TestRevokedNameIsFree(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice, bob := w.public("alice"), w.public("bob")
+	w.mesh(alice, bob)
+	w.linked(alice, bob, 10*time.Second)
+	was := w.status(bob).Self
+	w.run(alice, "revoke", "bob")
+	w.eventually(5*time.Second, "bob knows", func() bool { return strings.Contains(w.run(bob, "status"), "out of the network") })
+	w.run(bob, "leave") // what status tells it to do
+	w.run(bob, "join", w.token("bob"))
+	w.linked(alice, bob, 10*time.Second)
+	if now := w.status(bob).Self; now.ID == was.ID || now.WireGuardPublicKey == was.WireGuardPublicKey {
+		t.Error("bob came back with its old keys")
+	}
+}
+
+// TestRevokedIssuerStaysOut: an issuer that is put out loses both its membership and its right to let anybody in, itself included.
+func TestRevokedIssuerStaysOut(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice, bob, zoe := w.public("alice"), w.public("bob"), w.public("zoe")
+	w.mesh(alice, bob, zoe)
+	w.linkedAll(10*time.Second, alice, bob, zoe)
+	w.run(alice, "issuer", "add", "zoe")
+	w.eventually(2*time.Second, "zoe is an issuer", func() bool { return w.status(zoe).Self.Issuer })
+	back := w.invite(zoe, "--offline", "--name", "backdoor") // made while she might
+	token := w.invite(zoe)
+	key := w.status(zoe).Self.WireGuardPublicKey
+
+	w.run(alice, "revoke", "zoe")
+	for _, h := range []*lab.Host{alice, bob} {
+		w.eventually(2*time.Second, h.Label()+" has dropped zoe", func() bool { return !w.hasKey(h, key) })
+	}
+	if list := w.run(bob, "issuer", "list"); strings.Contains(list, "zoe") {
+		t.Errorf("bob still lists zoe as an issuer:\n%s", list)
+	}
+	w.eventually(5*time.Second, "zoe knows", func() bool { return !w.status(zoe).Self.Issuer })
+
+	// Another machine of hers, with a certificate that she made, and one that she admits now.
+	other := w.public("backdoor")
+	w.run(other, "join", back)
+	w.start(other)
+	w.eventually(10*time.Second, "the backdoor is told that it is out", func() bool {
+		return strings.Contains(w.run(other, "status"), "out of the network")
+	})
+	late := w.public("late")
+	w.fails(late, statusFailure, []string{"issues certificates no more"}, "join", token, "--name", "late")
+	for _, h := range []*lab.Host{alice, bob} {
+		for _, m := range w.members(h) {
+			if m.Standing == "member" && m.Name != "alice" && m.Name != "bob" {
+				t.Errorf("%s lists %+v", h.Label(), m)
+			}
+		}
+		if n := len(w.wgPeers(h)); n != 1 {
+			t.Errorf("%s has %d WireGuard peers, want 1", h.Label(), n)
+		}
+	}
+}
