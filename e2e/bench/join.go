@@ -1,0 +1,235 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/gridwire/gridwire/e2e/lab"
+)
+
+// farm is what joiners come into: a founder with a public address, and a member behind a port-restricted router.
+type farm struct {
+	*world
+	alice, carol         *lab.Host // public; behind a router
+	aliceAddr, carolAddr netip.Addr
+	router               *lab.Router // of the joiners
+	first                *lab.Host   // behind it; the others are further installations on that machine
+}
+
+func (b *bench) newFarm(ctx context.Context, name string) (_ *farm, err error) {
+	w, err := b.newWorld(name, "debug")
+	if err != nil {
+		return nil, err
+	}
+	f := &farm{world: w}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	if f.alice, err = w.Public("alice"); err != nil {
+		return nil, err
+	}
+	if f.carol, _, err = w.home("carol"); err != nil {
+		return nil, err
+	}
+	if f.first, f.router, err = w.home("bob"); err != nil {
+		return nil, err
+	}
+	if _, err = w.found(ctx, f.alice); err != nil {
+		return nil, err
+	}
+	if _, err = w.join(ctx, f.carol); err != nil {
+		return nil, err
+	}
+	if err = w.linked(ctx, f.carol, f.alice); err != nil {
+		return nil, err
+	}
+	if f.aliceAddr, err = overlay(ctx, f.alice); err != nil {
+		return nil, err
+	}
+	f.carolAddr, err = overlay(ctx, f.carol)
+	return f, err
+}
+
+// timed is one start of an agent, and when its first pings were answered: seconds from just before the process is started.
+type timed struct {
+	agent        *lab.Agent
+	public, home float64
+}
+
+// launch starts an agent on h and pings both members of the farm from then on, each 10 ms.
+func (f *farm) launch(ctx context.Context, h *lab.Host, args ...string) (timed, error) {
+	ctx, cancel := context.WithTimeout(ctx, linkLimit)
+	defer cancel()
+	type answer struct {
+		to  netip.Addr
+		at  time.Time
+		err error
+	}
+	answers := make(chan answer, 2)
+	start := time.Now()
+	for _, to := range []netip.Addr{f.aliceAddr, f.carolAddr} {
+		go func() { // both are received below
+			_, err := f.WaitPing(ctx, h, to.String())
+			answers <- answer{to, time.Now(), err}
+		}()
+	}
+	agent, err := h.StartAgent(append(slices.Clone(noMetrics), args...)...)
+	if err != nil {
+		cancel()
+	}
+	t := timed{agent: agent}
+	for range 2 {
+		a := <-answers
+		if err == nil {
+			err = a.err
+		}
+		if a.to == f.aliceAddr {
+			t.public = a.at.Sub(start).Seconds()
+		} else {
+			t.home = a.at.Sub(start).Seconds()
+		}
+	}
+	if err != nil && agent != nil {
+		return t, fmt.Errorf("%w\nlog:\n%s", err, agent.Log())
+	}
+	return t, err
+}
+
+// measureJoin lets new members join, one after the other, from behind a router that has forgotten the one before.
+func measureJoin(ctx context.Context, b *bench) error {
+	f, err := b.newFarm(ctx, "join")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var public, homes []float64
+	var lines timelines
+	for i := range b.rounds {
+		h, err := f.first.Another(fmt.Sprintf("bob-%d", i))
+		if err != nil {
+			return err
+		}
+		token, err := f.token(ctx, h.Label())
+		if err != nil {
+			return err
+		}
+		if err := f.router.Forget(); err != nil {
+			return err
+		}
+		err = b.alone(func() error {
+			start := time.Now()
+			t, err := f.launch(ctx, h, "--join", token)
+			if err != nil {
+				return err
+			}
+			public, homes = append(public, t.public), append(homes, t.home)
+			lines.add(start, t.agent.Log(), joinSteps)
+			b.progress("join %d: %.3f s to a public member, %.3f s to one behind another router", i, t.public, t.home)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if err := f.retire(ctx, h); err != nil {
+			return err
+		}
+	}
+	b.atMost("join to first ping, public member", " s", "%.3f", public, 0.5)
+	b.atMost("join to first ping, between two port-restricted routers", " s", "%.3f", homes, 1.0)
+	lines.note(b, "Where the time of a join goes", joinSteps)
+	return nil
+}
+
+// retire makes a member leave and waits until the others have forgotten it, so that the next one finds the same network.
+func (f *farm) retire(ctx context.Context, h *lab.Host) error {
+	if _, err := h.Gridwire(ctx, "leave"); err != nil {
+		return err
+	}
+	for _, other := range []*lab.Host{f.alice, f.carol} {
+		err := eventually(ctx, linkLimit, func() (bool, error) {
+			s, err := other.Status(ctx)
+			_, there := s.Peer(h.Label())
+			return !there, err
+		})
+		if err != nil {
+			return fmt.Errorf("%s still sees %s: %w", other.Label(), h.Label(), err)
+		}
+	}
+	return nil
+}
+
+// eventually asks until the answer is yes.
+func eventually(ctx context.Context, limit time.Duration, cond func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		if ok, err := cond(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// measureRestart restarts one member again and again: in the orderly way, and after a SIGKILL.
+func measureRestart(ctx context.Context, b *bench) error {
+	f, err := b.newFarm(ctx, "restart")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	agent, err := f.join(ctx, f.first)
+	if err != nil {
+		return err
+	}
+	if err := f.linked(ctx, f.first, f.alice, f.carol); err != nil {
+		return err
+	}
+	for _, way := range []struct {
+		name string
+		end  func(*lab.Agent) error
+	}{
+		{"restart", (*lab.Agent).Stop},
+		{"restart after SIGKILL", func(a *lab.Agent) error { a.Kill(); return nil }},
+	} {
+		var public, homes []float64
+		var lines timelines
+		for i := range b.rounds {
+			err := b.alone(func() error {
+				if err := f.linked(ctx, f.first, f.alice, f.carol); err != nil {
+					return err
+				}
+				if err := way.end(agent); err != nil {
+					return err
+				}
+				start := time.Now()
+				t, err := f.launch(ctx, f.first)
+				if err != nil {
+					return err
+				}
+				agent = t.agent
+				public, homes = append(public, t.public), append(homes, t.home)
+				lines.add(start, t.agent.Log(), restartSteps)
+				b.progress("%s %d: %.3f s to a public member, %.3f s to one behind another router", way.name, i, t.public, t.home)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		b.atMost(way.name+" to first ping, public member", " s", "%.3f", public, 0.2)
+		b.atMost(way.name+" to first ping, between two port-restricted routers", " s", "%.3f", homes, 0.4)
+		lines.note(b, "Where the time of a "+way.name+" goes", restartSteps)
+	}
+	return nil
+}
