@@ -131,6 +131,11 @@ func (m Machine) tun() Result {
 	case info.Mode()&fs.ModeCharDevice == 0:
 		return fail(r, Bad, "is no device", "rm /dev/net/tun; mkdir -p /dev/net; mknod -m 666 /dev/net/tun c 10 200")
 	}
+	if info.Mode().Perm()&0o006 != 0o006 {
+		r.Fix = func(context.Context) error { return m.Chmod("/dev/net/tun", 0o666) }
+		return fail(r, Warn, fmt.Sprintf("has mode %#o: only root may open it, and the service is not root (the kernel asks for CAP_NET_ADMIN besides)", info.Mode().Perm()),
+			"chmod 0666 /dev/net/tun")
+	}
 	r.Grade, r.Finding = OK, "is there"
 	return r
 }

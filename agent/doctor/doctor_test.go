@@ -63,11 +63,12 @@ func TestEachFaultIsNamedWithItsRemedy(t *testing.T) {
 		grade  Grade
 		remedy string
 	}{
-		"no rights": {func(m *Machine) { m.ReadFile = caps("0000000000000400", m.ReadFile) }, "rights", Warn, "systemd service"},
-		"no tun":    {func(m *Machine) { m.Stat = func(string) (fs.FileInfo, error) { return nil, fs.ErrNotExist } }, "/dev/net/tun", Bad, "modprobe tun"},
-		"clock":     {func(m *Machine) { m.Now = func() time.Time { return time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) } }, "clock", Warn, "set-ntp"},
-		"ufw":       {func(m *Machine) { m.Run = only("ufw", "status", "Status: active\n22/tcp ALLOW Anywhere\n") }, "firewall", Warn, "ufw allow 40001/udp && ufw allow in on gw7"},
-		"firewalld": {func(m *Machine) { m.Run = only("firewall-cmd", "--state", "running\n") }, "firewall", Warn, "--add-port=40001/udp"},
+		"no rights":          {func(m *Machine) { m.ReadFile = caps("0000000000000400", m.ReadFile) }, "rights", Warn, "systemd service"},
+		"no tun":             {func(m *Machine) { m.Stat = func(string) (fs.FileInfo, error) { return nil, fs.ErrNotExist } }, "/dev/net/tun", Bad, "modprobe tun"},
+		"tun for root alone": {func(m *Machine) { m.Stat = rootsTUN }, "/dev/net/tun", Warn, "chmod 0666 /dev/net/tun"},
+		"clock":              {func(m *Machine) { m.Now = func() time.Time { return time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) } }, "clock", Warn, "set-ntp"},
+		"ufw":                {func(m *Machine) { m.Run = only("ufw", "status", "Status: active\n22/tcp ALLOW Anywhere\n") }, "firewall", Warn, "ufw allow 40001/udp && ufw allow in on gw7"},
+		"firewalld":          {func(m *Machine) { m.Run = only("firewall-cmd", "--state", "running\n") }, "firewall", Warn, "--add-port=40001/udp"},
 		"nftables": {func(m *Machine) {
 			m.Run = only("nft", "list", "\ttype filter hook input priority filter; policy drop;\n")
 		}, "firewall", Warn, "udp dport 40001 accept"},
@@ -104,8 +105,15 @@ func caps(eff string, rest func(string) ([]byte, error)) func(string) ([]byte, e
 	}
 }
 
-func wide(string) (fs.FileInfo, error) {
+func wide(p string) (fs.FileInfo, error) {
+	if p == "/dev/net/tun" {
+		return healthy().Stat(p)
+	}
 	return fs.Stat(fstest.MapFS{"x": {Mode: fs.ModeDir | fs.ModeCharDevice | 0o755}}, "x")
+}
+
+func rootsTUN(string) (fs.FileInfo, error) {
+	return fs.Stat(fstest.MapFS{"tun": {Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600}}, "tun")
 }
 
 func TestNoAgentIsSaid(t *testing.T) {

@@ -309,8 +309,8 @@ func (c *Core) iceDeadline(l *link, now time.Time) {
 	c.closeICE(l)
 	switch phase {
 	case iceOffered:
-		c.retryLater(l, "the peer did not answer our offer", false, now)
+		c.retryLater(l, "it does not answer: it is off, or cut off from the others", false, now)
 	case iceNudged:
-		c.retryLater(l, "the peer made no offer", false, now)
+		c.retryLater(l, "it does not answer: it is off, or cut off from the others", false, now)
 	}
 }
