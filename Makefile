@@ -53,7 +53,7 @@ e2e: build ## the real binary in network namespaces
 
 bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." passes arguments)
 	@$(GO) build -buildvcs=false -o bin/bench ./e2e/bench
-	@$(AS) bin/bench $(BENCH)
+	@$(AS) bin/bench -binary $(BIN) $(BENCH)
 
 vuln: ## known vulnerabilities in what we link (asks a database on the internet)
 	$(GO) run $(GOVULNCHECK) ./...
