@@ -131,6 +131,9 @@ func (h *Host) start(key crypto.PrivKey) error {
 	if err != nil {
 		return err
 	}
+	if err := makeTimeless(tr, key); err != nil {
+		return err
+	}
 	if err := h.swarm.AddTransport(tr); err != nil {
 		return err
 	}
