@@ -292,10 +292,13 @@ func (f *confFile) putBack(iface string) (note string, err error) {
 		}
 		return fmt.Sprintf("%s: removed, as there was none before", f.name), nil
 	case haveKept && kept == base && !f.mounted:
-		if err := os.Rename(f.backup, f.path); err != nil {
+		err := os.Rename(f.backup, f.path)
+		if err == nil {
+			return fmt.Sprintf("%s: the original is back", f.name), syncFolder(filepath.Dir(f.path))
+		}
+		if !errors.Is(err, syscall.EBUSY) { // a mount point after all
 			return "", err
 		}
-		return fmt.Sprintf("%s: the original is back", f.name), syncFolder(filepath.Dir(f.path))
 	}
 	if err := f.write(base); err != nil {
 		return "", err

@@ -17,10 +17,10 @@ const (
 
 // keyword splits a line of resolv.conf; comments and blank lines have none.
 func keyword(line string) (word string, values []string) {
-	if line == "" || strings.ContainsRune(" \t#;\r\n", rune(line[0])) {
+	f := strings.Fields(line)
+	if len(f) == 0 || !strings.HasPrefix(line, f[0]) || f[0][0] == '#' || f[0][0] == ';' {
 		return "", nil
 	}
-	f := strings.Fields(line)
 	return f[0], f[1:]
 }
 

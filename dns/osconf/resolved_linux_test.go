@@ -149,7 +149,8 @@ func TestResolvedRestarts(t *testing.T) {
 		noError(t, k.Apply(ctx, settings()))
 		var reports []State
 		ended := make(chan error, 1)
-		go func() { ended <- k.Watch(ctx, func(s State) { reports = append(reports, s) }) }() // the test waits for it
+		report := func(s State) { r.bus.set(func() { reports = append(reports, s) }) }
+		go func() { ended <- k.Watch(ctx, report) }() // the test waits for it
 		synctest.Wait()
 		r.bus.take()
 
@@ -162,9 +163,11 @@ func TestResolvedRestarts(t *testing.T) {
 		if got := r.bus.take(); !strings.HasSuffix(got, applyCalls) {
 			t.Errorf("after the restart:\n%s", got)
 		}
+		r.bus.mu.Lock()
 		if len(reports) != 3 || !reports[0].Applied || reports[1].Applied || !strings.Contains(reports[1].Reason, "not running") || !reports[2].Applied {
 			t.Errorf("reports: %+v", reports)
 		}
+		r.bus.mu.Unlock()
 
 		r.bus.signal(ownerChanged) // another start, but it had kept everything
 		synctest.Wait()
