@@ -103,69 +103,6 @@ func dedup[T comparable](in []T) []T {
 	return out
 }
 
-// revoke puts a member out: by this issuer's list, and where the root key is here and the member is an issuer, by the root's too.
-func (n admin) revoke(ctx context.Context, r api.NameRequest) error {
-	iss := n.myIssuer()
-	if iss == nil {
-		return refusef("this node is no issuer, so it cannot revoke; run this on %s", n.issuerNames())
-	}
-	m, err := n.find(r.Name)
-	if err != nil {
-		return err
-	}
-	if m.ID == n.membership.Load().ID() {
-		return refusef("a node does not revoke itself; say `gridwire leave`")
-	}
-	if m.Issuer {
-		if err := n.dismiss(ctx, m); err != nil {
-			return fmt.Errorf("%s is an issuer, and revoking it takes the root's word first: %w", m.Name, err)
-		}
-	}
-	err = n.addRevocation(ctx, pki.Revoked{Issuer: m.IssuerID, Serial: m.Serial, ID: m.ID, Kind: pki.Member, At: n.dir.Now().Truncate(time.Second)})
-	if err != nil {
-		return err
-	}
-	n.log.Info("revoked", "name", m.Name, "id", m.ID.Short())
-	return nil
-}
-
-// addRevocation adds an entry to this issuer's list, and spreads it.
-func (n admin) addRevocation(ctx context.Context, entry pki.Revoked) error {
-	iss := n.myIssuer()
-	if iss == nil {
-		return refusef("this node is no issuer any more")
-	}
-	n.issuer.lists.Lock()
-	defer n.issuer.lists.Unlock()
-	key := n.membership.Load().Identity
-	der, err := n.nextList(iss.KeyID, entry, func(number uint64, entries []pki.Revoked) ([]byte, error) {
-		return pki.NewRevocationList(iss.Cert, key, number, entries, n.dir.Now())
-	})
-	if err != nil {
-		return err
-	}
-	return n.control.Publish(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}})
-}
-
-// nextList extends the newest list of a signer. The number is the clock's, where that is higher: should our own list have been lost, a new
-// one still counts.
-func (n admin) nextList(signer mesh.KeyID, entry pki.Revoked, sign func(uint64, []pki.Revoked) ([]byte, error)) ([]byte, error) {
-	number := uint64(n.dir.Now().UnixMilli())
-	var entries []pki.Revoked
-	for _, l := range n.dir.Revocations() {
-		if l.Signer == signer {
-			number = max(number, l.Number+1)
-			entries = append(entries, l.Entries...)
-		}
-	}
-	for _, e := range entries {
-		if e.Issuer == entry.Issuer && e.Serial == entry.Serial && e.ID == entry.ID && e.Kind == entry.Kind {
-			return sign(number, entries)
-		}
-	}
-	return sign(number, append(entries, entry))
-}
-
 func (n admin) addIssuer(ctx context.Context, r api.NameRequest) error {
 	m, err := n.find(r.Name)
 	if err != nil {
@@ -174,9 +111,12 @@ func (n admin) addIssuer(ctx context.Context, r api.NameRequest) error {
 	if m.Issuer {
 		return refusef("%s is an issuer already", m.Name)
 	}
+	if n.dismissed(m.ID) {
+		return refusef("%s was dismissed as an issuer, and with the keys that it has that is for good: let it leave and join again first", m.Name)
+	}
 	key, err := readRootKey(n.store, n.root)
 	if err != nil {
-		return &api.Error{Code: api.CodeRefused, Message: err.Error()}
+		return refusef("%v", err)
 	}
 	der, err := pki.NewIssuer(n.root, key, m.ID.PublicKey(), m.CertName, n.freeIndex(), n.dir.Now())
 	if err != nil {
@@ -208,53 +148,6 @@ func (n admin) freeIndex() int {
 		index++
 	}
 	return index
-}
-
-func (n admin) removeIssuer(ctx context.Context, r api.NameRequest) error {
-	m, err := n.find(r.Name)
-	if err != nil {
-		return err
-	}
-	if !m.Issuer {
-		return refusef("%s is no issuer", m.Name)
-	}
-	live := 0
-	for _, i := range n.dir.Issuers() {
-		if i.NodeID != m.ID {
-			live++
-		}
-	}
-	if live == 0 {
-		return refusef("%s is the only issuer: without one the network ends when its certificates do. Appoint another first: gridwire issuer add NAME", m.Name)
-	}
-	return n.dismiss(ctx, m)
-}
-
-// dismiss takes every issuer certificate of a member away, by the root's list.
-func (n admin) dismiss(ctx context.Context, m *mesh.Member) error {
-	key, err := readRootKey(n.store, n.root)
-	if err != nil {
-		return &api.Error{Code: api.CodeRefused, Message: err.Error()}
-	}
-	n.issuer.lists.Lock()
-	defer n.issuer.lists.Unlock()
-	for _, i := range n.dir.Issuers() {
-		if i.NodeID != m.ID {
-			continue
-		}
-		entry := pki.Revoked{Issuer: n.root.KeyID(), Serial: i.Serial, ID: m.ID, Kind: pki.IssuerCert, At: n.dir.Now().Truncate(time.Second)}
-		der, err := n.nextList(n.root.KeyID(), entry, func(number uint64, entries []pki.Revoked) ([]byte, error) {
-			return pki.NewRevocationList(n.root.Cert, key, number, entries, n.dir.Now())
-		})
-		if err != nil {
-			return err
-		}
-		if err := n.control.Publish(ctx, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}}); err != nil {
-			return err
-		}
-		n.log.Info("dismissed an issuer", "name", m.Name, "id", m.ID.Short())
-	}
-	return nil
 }
 
 // farewellLimit is how long a node that leaves waits for the members it is connected to.

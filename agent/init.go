@@ -110,12 +110,15 @@ func mayFound(st *store.Store) error {
 	return nil
 }
 
-// readRootKey returns the root's key, or an error that says where it should be.
+// errNoRootKey is how things should be, most of the time.
+var errNoRootKey = errors.New("the root key is not on this machine")
+
+// readRootKey returns the root's key, or an error that says where it should be; it wraps errNoRootKey where there is none.
 func readRootKey(st *store.Store, root *pki.Root) (pki.Key, error) {
 	key, err := enrol.LoadRootKey(st)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the root key is not on this machine: bring it back to %s, from where you keep it offline, for as long as this takes, on a member that runs",
-			filepath.Join(st.Dir(), enrol.FileRootKey))
+		return nil, fmt.Errorf("%w: bring it back to %s, from where you keep it offline, for as long as this takes, on a member that runs",
+			errNoRootKey, filepath.Join(st.Dir(), enrol.FileRootKey))
 	}
 	if err != nil {
 		return nil, err

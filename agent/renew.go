@@ -8,6 +8,7 @@ import (
 
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/enrol"
+	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
@@ -22,6 +23,8 @@ func renewPace(life time.Duration) time.Duration { return max(min(renewRetry, li
 // renewal renews this node's certificate from two thirds of its life on, at any reachable issuer, with the same keys: no packet is lost.
 // An offline bundle is exchanged for fresh keys at the first issuer seen.
 func (n *node) renewal(ctx context.Context) error {
+	views, stop := n.dir.Watch()
+	defer stop()
 	complained := false
 	for {
 		m := n.membership.Load()
@@ -29,38 +32,52 @@ func (n *node) renewal(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		wait, pace := leaf.RenewAt().Sub(n.dir.Now()), renewPace(leaf.NotAfter.Sub(leaf.Issued))
-		if m.Bundle {
-			wait = 0
-		}
-		if wait > 0 {
-			// Spread over members that were admitted together, and never asleep for longer than a clock may jump.
-			wait = min(wait+rand.N(pace), 10*time.Minute)
-		} else {
+		pace, standing := renewPace(leaf.NotAfter.Sub(leaf.Issued)), n.stands(leaf.Issuer)
+		// Spread over members that were admitted together, and never asleep for longer than a clock may jump.
+		wait := min(leaf.RenewAt().Sub(n.dir.Now())+rand.N(pace), 10*time.Minute)
+		if m.Bundle || !standing || !n.dir.Now().Before(leaf.RenewAt()) {
 			err := n.renew(ctx, m)
 			switch {
+			case err == nil && m.Bundle:
+				return errStop // the node starts anew with its own keys
 			case err == nil:
 				complained = false
-				if m.Bundle {
-					return errStop // the node starts anew with its own keys
-				}
-				continue
+				wait = time.Second // whatever happens, not again at once
 			case ctx.Err() != nil:
 				return nil
-			case !complained:
-				n.log.Warn("cannot renew this node's certificate yet; trying again", "every", pace, "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
-				complained = true
+			default:
+				if !complained {
+					n.log.Warn("cannot renew this node's certificate yet; trying again", "every", pace, "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
+				}
+				complained, wait = true, pace
+				if m.Bundle {
+					wait = bundleRetry
+				}
+				wait += rand.N(wait / 4)
 			}
-			wait = pace
-			if m.Bundle {
-				wait = bundleRetry
-			}
-			wait += rand.N(wait / 4)
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !n.restUntilDismissal(ctx, wait, leaf.Issuer, standing, views) {
 			return nil
+		}
+	}
+}
+
+// restUntilDismissal waits, but no longer than until the issuer of this node's certificate is dismissed, where it was standing. Then all whom
+// that had admitted want another: they spread over a time by their number. It returns false when ctx has ended.
+func (n *node) restUntilDismissal(ctx context.Context, wait time.Duration, issuer mesh.KeyID, standing bool, views <-chan *mesh.View) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case v := <-views:
+			if standing && !n.stands(issuer) {
+				standing = false
+				timer.Reset(min(wait, rand.N(time.Duration(1+v.Len())*20*time.Millisecond)))
+			}
 		}
 	}
 }
@@ -103,6 +120,15 @@ func (n *node) renew(ctx context.Context, m *enrol.Membership) error {
 		n.log.Warn("the renewed certificate has other addresses, and this machine could not take them", "err", err)
 	}
 	return nil
+}
+
+// stands reports whether an issuer still has its right, as far as is known. A certificate by one that has been dismissed is exchanged
+// at once: it counts only because a revocation list says so.
+func (n *node) stands(issuer mesh.KeyID) bool {
+	if _, ok := n.dir.View().Me(); !ok {
+		return true // the directory has not taken in what this node starts with
+	}
+	return slices.ContainsFunc(n.dir.Issuers(), func(i *pki.Issuer) bool { return i.KeyID == issuer })
 }
 
 // issuersToAsk lists the issuers: this node itself first, then those that are connected, then the others.

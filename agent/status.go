@@ -98,16 +98,21 @@ func addrText(a netip.AddrPort) string {
 func (n report) warnings(view *mesh.View) []string {
 	var out []string
 	now := n.dir.Now()
-	issuers := n.dir.Issuers()
-	if len(issuers) < 2 {
-		end := time.Time{}
-		for m := range view.All() {
-			if m.NotAfter.After(end) {
-				end = m.NotAfter
-			}
+	issuers, end := 0, time.Time{}
+	for m := range view.All() {
+		if m.Issuer {
+			issuers++
 		}
-		out = append(out, fmt.Sprintf("the network has %d issuer(s): should it be lost, the network ends on %s, when the last certificate does; "+
-			"appoint another: gridwire issuer add NAME", len(issuers), end.Format("2 January 2006")))
+		if m.NotAfter.After(end) {
+			end = m.NotAfter
+		}
+	}
+	switch issuers {
+	case 0:
+		out = append(out, fmt.Sprintf("the network has no issuer: it ends on %s, when the last certificate does", end.Format("2 January 2006")))
+	case 1:
+		out = append(out, fmt.Sprintf("the network has one issuer: should it be lost, the network ends on %s, when the last certificate does; "+
+			"appoint another: gridwire issuer add NAME", end.Format("2 January 2006")))
 	}
 	if err := n.dir.Revoked(n.membership.Load().Chain); err != nil {
 		out = append(out, "this node has been put out of the network: "+err.Error()+toReturn)

@@ -104,6 +104,7 @@ func (c *core) affected(l *list, t touched) {
 		switch e.Kind {
 		case pki.Member:
 			merge(c.bySerial[certKey{e.Issuer, e.Serial}])
+			merge(c.byIssuer[mesh.KeyIDOf(e.ID.PublicKey())]) // where it is an issuer
 		case pki.IssuerCert:
 			merge(c.byIssuer[mesh.KeyIDOf(e.ID.PublicKey())])
 			for _, iss := range c.issuers {

@@ -35,13 +35,20 @@ func (a candidate) older(b candidate) int {
 func oracle(t testing.TB, w *world, items []*wire.Item, now time.Time) map[mesh.NodeID]mesh.Member {
 	t.Helper()
 	best, issuers := oracleRecords(t, w, items)
-	entries := oracleEntries(t, w, items, issuers)
-	revoked := func(i *pki.Issuer) bool {
-		return slices.ContainsFunc(entries, func(e pki.Revoked) bool { return e.CoversIssuer(i) })
+	lists := oracleLists(t, w, items, issuers)
+	says := func(what func(pki.Revoked) bool) bool { // whether any list has such an entry
+		return slices.ContainsFunc(lists, func(l *pki.RevocationList) bool { return slices.ContainsFunc(l.Entries, what) })
+	}
+	revoked := func(i *pki.Issuer) bool { return says(func(e pki.Revoked) bool { return e.CoversIssuer(i) }) }
+	orphan := func(c candidate) bool {
+		return slices.ContainsFunc(lists, func(l *pki.RevocationList) bool {
+			return slices.ContainsFunc(l.Entries, func(e pki.Revoked) bool { return e.CoversIssuer(c.issuer) }) &&
+				!slices.ContainsFunc(l.Entries, func(e pki.Revoked) bool { return e.Keeps(c.leaf) })
+		})
 	}
 	var active []candidate
 	for _, c := range best {
-		out := slices.ContainsFunc(entries, func(e pki.Revoked) bool { return e.Covers(c.leaf) }) || revoked(c.issuer) ||
+		out := says(func(e pki.Revoked) bool { return e.Covers(c.leaf) }) || orphan(c) ||
 			c.rec.GetTombstone() || now.After(c.leaf.NotAfter)
 		if !out {
 			active = append(active, c)
@@ -126,7 +133,7 @@ func readItem(w *world, it *wire.Item) candidate {
 	return candidate{r, leaf, iss, sha256.Sum256(it.GetRecord().GetRecord())}
 }
 
-func oracleEntries(t testing.TB, w *world, items []*wire.Item, issuers map[string]*pki.Issuer) []pki.Revoked {
+func oracleLists(t testing.TB, w *world, items []*wire.Item, issuers map[string]*pki.Issuer) []*pki.RevocationList {
 	t.Helper()
 	lists := make(map[mesh.KeyID]map[string]*pki.RevocationList)
 	for _, it := range items {
@@ -150,7 +157,7 @@ func oracleEntries(t testing.TB, w *world, items []*wire.Item, issuers map[strin
 		}
 		lists[l.Signer][string(der)] = l
 	}
-	var out []pki.Revoked
+	var out []*pki.RevocationList
 	for _, byDER := range lists {
 		var top uint64
 		for _, l := range byDER {
@@ -158,7 +165,7 @@ func oracleEntries(t testing.TB, w *world, items []*wire.Item, issuers map[strin
 		}
 		for _, l := range byDER {
 			if l.Number == top {
-				out = append(out, l.Entries...)
+				out = append(out, l)
 			}
 		}
 	}
@@ -245,8 +252,11 @@ func randomItems(t testing.TB, r *rand.Rand) (*world, []*wire.Item) {
 		var entries []pki.Revoked
 		for range r.IntN(4) {
 			e := w.revokedMember(records[r.IntN(len(records))])
-			if r.IntN(3) == 0 {
+			switch r.IntN(3) {
+			case 0:
 				e.ID = idOf(key(5000 + r.IntN(9))) // by serial alone
+			case 1:
+				e.Kind = pki.Kept
 			}
 			entries = append(entries, e)
 		}
@@ -254,6 +264,13 @@ func randomItems(t testing.TB, r *rand.Rand) (*world, []*wire.Item) {
 			by = nil
 			if r.IntN(2) == 0 {
 				entries = append(entries, w.revokedIssuer(w.issuers[r.IntN(len(w.issuers))]))
+				for _, rec := range records {
+					if r.IntN(2) == 0 {
+						e := w.revokedMember(rec)
+						e.Kind = pki.Kept
+						entries = append(entries, e)
+					}
+				}
 			}
 		}
 		items = append(items, w.list(by, 1+r.Uint64N(3), epoch.Add(-time.Duration(r.IntN(100))*time.Hour), entries...))

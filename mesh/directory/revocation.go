@@ -65,27 +65,47 @@ type certKey struct {
 
 // revocations is the union of all lists, for lookup. Immutable.
 type revocations struct {
-	root        mesh.KeyID
-	members     map[mesh.NodeID]pki.Revoked
-	memberCerts map[certKey]pki.Revoked
-	issuers     map[mesh.NodeID]pki.Revoked
-	issuerCerts map[certKey]pki.Revoked
+	root           mesh.KeyID
+	members        map[mesh.NodeID]pki.Revoked
+	memberCerts    map[certKey]pki.Revoked
+	dismissed      map[mesh.NodeID][]dismissal // nodes that may not issue: by the root's word, or because they are no members
+	dismissedCerts map[certKey][]dismissal     // issuers' certificates by serial number
+}
+
+// dismissal is one list's word that an issuer's right has ended, with the certificates that it names as kept. Of two lists with a word
+// about one issuer both must keep a certificate: an issuer cannot undo with its own list what another one says of it.
+type dismissal struct {
+	at   time.Time
+	kept map[keptCert]bool
+}
+
+type keptCert struct {
+	certKey
+	id mesh.NodeID
 }
 
 func newRevocations(root mesh.KeyID, all []*list) *revocations {
 	r := &revocations{
 		root: root, members: make(map[mesh.NodeID]pki.Revoked), memberCerts: make(map[certKey]pki.Revoked),
-		issuers: make(map[mesh.NodeID]pki.Revoked), issuerCerts: make(map[certKey]pki.Revoked),
+		dismissed: make(map[mesh.NodeID][]dismissal), dismissedCerts: make(map[certKey][]dismissal),
 	}
 	for _, l := range all {
+		kept := make(map[keptCert]bool)
 		for _, e := range l.Entries {
+			if e.Kind == pki.Kept {
+				kept[keptCert{certKey{e.Issuer, e.Serial}, e.ID}] = true
+			}
+		}
+		for _, e := range l.Entries {
+			cert, d := certKey{e.Issuer, e.Serial}, dismissal{e.At, kept}
 			switch e.Kind {
 			case pki.Member:
 				keepEarliest(r.members, e.ID, e)
-				keepEarliest(r.memberCerts, certKey{e.Issuer, e.Serial}, e)
+				keepEarliest(r.memberCerts, cert, e)
+				r.dismissed[e.ID] = append(r.dismissed[e.ID], d)
 			case pki.IssuerCert:
-				keepEarliest(r.issuers, e.ID, e)
-				keepEarliest(r.issuerCerts, certKey{e.Issuer, e.Serial}, e)
+				r.dismissed[e.ID] = append(r.dismissed[e.ID], d)
+				r.dismissedCerts[cert] = append(r.dismissedCerts[cert], d)
 			}
 		}
 	}
@@ -116,19 +136,28 @@ func (r *revocations) member(id mesh.NodeID, iss *pki.Issuer, serial string) (ve
 	if ok {
 		return verdict{whyRevoked, e.At}, true
 	}
-	if at, ok := r.issuer(iss); ok {
+	lets := func(d dismissal) bool { return d.kept[keptCert{certKey{iss.KeyID, serial}, id}] }
+	if at, ok := r.dismissal(iss, lets); ok {
 		return verdict{fmt.Sprintf("its issuer %s was removed", iss.Name), at}, true
 	}
 	return verdict{}, false
 }
 
-// issuer says whether an issuer's right is revoked, and since when.
+// issuer says whether an issuer's right has ended, and since when.
 func (r *revocations) issuer(i *pki.Issuer) (time.Time, bool) {
-	e, ok := r.issuers[i.NodeID]
-	if !ok {
-		e, ok = r.issuerCerts[certKey{r.root, i.Serial}]
+	return r.dismissal(i, func(dismissal) bool { return false })
+}
+
+// dismissal returns the earliest of an issuer's dismissals but those that are harmless.
+func (r *revocations) dismissal(i *pki.Issuer, harmless func(dismissal) bool) (at time.Time, found bool) {
+	for _, ds := range [][]dismissal{r.dismissed[i.NodeID], r.dismissedCerts[certKey{r.root, i.Serial}]} {
+		for _, d := range ds {
+			if !harmless(d) && (!found || d.at.Before(at)) {
+				at, found = d.at, true
+			}
+		}
 	}
-	return e.At, ok
+	return at, found
 }
 
 // heldList is a list whose signer is not known yet. Nobody has checked its signature.

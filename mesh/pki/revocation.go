@@ -24,6 +24,9 @@ type RevokedKind int
 const (
 	Member     RevokedKind = 1 // membership: the certificate, and every other one of the same identity key
 	IssuerCert RevokedKind = 2 // the right to admit, renew and revoke; only the root's list may say so
+	// Kept takes nothing away: it names a certificate that goes on counting although the same list ends its issuer's right. Without it the
+	// members that an issuer admitted would be out with it; whatever that issuer signs later is not named, and so is worth nothing.
+	Kept RevokedKind = 3
 )
 
 // String returns the kind as it is shown to people.
@@ -33,6 +36,8 @@ func (k RevokedKind) String() string {
 		return "member"
 	case IssuerCert:
 		return "issuer"
+	case Kept:
+		return "kept"
 	}
 	return fmt.Sprintf("kind %d", int(k))
 }
@@ -52,9 +57,21 @@ func (r Revoked) Covers(l *Leaf) bool {
 	return r.Kind == Member && (r.ID == l.ID || r.Issuer == l.Issuer && r.Serial == l.Serial)
 }
 
-// CoversIssuer reports whether the entry revokes this issuer.
+// CoversIssuer reports whether the entry ends this issuer's right: by the root's word, or because the issuer's node is no member any
+// more. Otherwise it would admit itself again, under another key.
 func (r Revoked) CoversIssuer(i *Issuer) bool {
-	return r.Kind == IssuerCert && (r.ID == i.NodeID || r.Issuer == i.root && r.Serial == i.Serial)
+	switch r.Kind {
+	case Member:
+		return r.ID == i.NodeID
+	case IssuerCert:
+		return r.ID == i.NodeID || r.Issuer == i.root && r.Serial == i.Serial
+	}
+	return false
+}
+
+// Keeps reports whether the entry lets this certificate count although its list ends its issuer's right.
+func (r Revoked) Keeps(l *Leaf) bool {
+	return r.Kind == Kept && r.ID == l.ID && r.Issuer == l.Issuer && r.Serial == l.Serial
 }
 
 // RevocationList is a list by the root or by one issuer, checked. It is immutable. Of the lists by one signer the one with the highest
@@ -158,7 +175,7 @@ func (r Revoked) check(signer mesh.KeyID, byRoot bool) error {
 		return fmt.Errorf("the entry for %s certificate %s names no node", r.Kind, r.Serial)
 	}
 	switch {
-	case r.Kind == Member:
+	case r.Kind == Member, r.Kind == Kept:
 	case r.Kind != IssuerCert:
 		return fmt.Errorf("the entry for certificate %s has the unknown %s", r.Serial, r.Kind)
 	case !byRoot:
@@ -248,7 +265,7 @@ func readRevoked(e *x509.RevocationListEntry) (r Revoked, known bool, err error)
 		return r, false, err
 	}
 	r = Revoked{Serial: serialText(e.SerialNumber), Kind: RevokedKind(ext.Kind), At: e.RevocationTime}
-	if r.Kind != Member && r.Kind != IssuerCert {
+	if r.Kind != Member && r.Kind != IssuerCert && r.Kind != Kept {
 		return r, false, nil
 	}
 	if len(ext.Issuer) != len(r.Issuer) {

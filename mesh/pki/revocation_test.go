@@ -30,6 +30,12 @@ func TestRevocationListRoundTrip(t *testing.T) {
 	a := newAuthority(t, "a", netip.Prefix{})
 	bob, zoe := a.revokes(t)
 	// An issuer revokes a member that another admitted: that is what the issuer's key ID in an entry is for.
+	kept := bob
+	kept.Kind = Kept
+	both := must(ParseRevocationList(must(NewRevocationList(a.zoe.Cert, a.zoeKey, 6, []Revoked{kept, bob}, testNow)), a.root, a.issuers))
+	if !slices.Equal(both.Entries, []Revoked{bob, kept}) {
+		t.Errorf("entries %v, want %v and %v", both.Entries, bob, kept)
+	}
 	der := must(NewRevocationList(a.zoe.Cert, a.zoeKey, 7, []Revoked{bob}, testNow))
 	l, err := ParseRevocationList(der, a.root, a.issuers)
 	if err != nil {
@@ -84,6 +90,13 @@ func TestCovers(t *testing.T) {
 	again := a.issuer(a.zoeKey, "zoe", 6)
 	if !zoe.CoversIssuer(a.zoe) || !zoe.CoversIssuer(again) || zoe.CoversIssuer(i) || bob.CoversIssuer(i) {
 		t.Error("CoversIssuer is wrong")
+	}
+	if out := (Revoked{Issuer: bob.Issuer, Serial: "1", ID: a.zoe.NodeID, Kind: Member}); !out.CoversIssuer(a.zoe) || out.CoversIssuer(a.alice) {
+		t.Error("a member that is out may still issue")
+	}
+	kept := Revoked{Issuer: l.Issuer, Serial: l.Serial, ID: l.ID, Kind: Kept}
+	if !kept.Keeps(l) || kept.Keeps(renewed) || kept.Covers(l) || kept.CoversIssuer(i) || bob.Keeps(l) {
+		t.Error("Keeps is wrong")
 	}
 	zoe.ID = mesh.NodeID{9}
 	if !zoe.CoversIssuer(a.zoe) || zoe.CoversIssuer(again) {
@@ -222,7 +235,7 @@ func TestLaterKindOfEntry(t *testing.T) {
 		Version, Kind int
 		Issuer, Node  []byte
 		Whatever      string
-	}{Version: 2, Kind: 3, Whatever: "x"}))
+	}{Version: 2, Kind: 9, Whatever: "x"}))
 	longer := must(asn1.Marshal(struct {
 		Version, Kind int
 		Issuer, Node  []byte
