@@ -154,7 +154,8 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 	n.links = links.New(links.Config{
 		Core:   links.NewCore(id, n.boot, loadEndpoints(n.store), uint64(time.Now().UnixNano())),
 		Tunnel: n.base.tun, ICE: n.ice, Send: n.signal.Send, Interface: n.cfg.Interface, Addr: leaf.Addrs[0], View: n.dir.View(),
-		Save: n.saveEndpoints, OnReport: n.linkReported, Locate: n.prober.Trigger, Log: n.log.With("part", "links"),
+		Passed: func() uint64 { return n.base.tun.Packets() + n.base.sock.Counters().WireGuard },
+		Save:   n.saveEndpoints, OnReport: n.linkReported, Locate: n.prober.Trigger, Log: n.log.With("part", "links"),
 	})
 }
 

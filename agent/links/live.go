@@ -186,7 +186,7 @@ func (c *Core) count(l *link, p PeerCounters, now time.Time) {
 		s.rxBase, s.txBase = s.rxBase+s.rx, s.txBase+s.tx
 		s.rx, s.tx = 0, 0
 	}
-	heard, sent := p.RxBytes > s.rx, p.TxBytes > s.tx
+	heard, sent := p.RxBytes > s.rx, p.TxBytes > s.tx && p.TxBytes-s.tx != keepaliveSize
 	s.rx, s.tx = p.RxBytes, p.TxBytes
 	s.handshake = p.LastHandshake
 	if heard {

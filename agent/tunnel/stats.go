@@ -34,6 +34,9 @@ func (t *Tunnel) Stats() (map[mesh.WGKey]PeerStats, error) {
 	return p.peers, nil
 }
 
+// Packets returns how many packets have passed through the interface, both ways together. It costs nothing.
+func (t *Tunnel) Packets() uint64 { return t.tun.packets.Load() }
+
 // getParser reads the device's answer to "get=1" (https://www.wireguard.com/xplatform/): KEY=VALUE lines, those of the device first, then
 // each peer's, which begin with public_key. IpcGetOperation writes it all in one piece, so it is parsed where it lies, without a copy.
 type getParser struct {
