@@ -114,9 +114,16 @@ func (c *Core) iceStarted(ev ICEStarted, now time.Time) {
 		return
 	}
 	sig.Body = &wire.Signal_Answer{Answer: c.description(ev.Local)}
-	l.ice.phase = iceChecking
+	c.checking(l, l.ice.delay, now)
 	c.do(Send{To: ev.Peer, Signal: sig})
 	c.do(ConnectICE{Peer: ev.Peer, Session: ev.Session, Remote: *l.ice.remote, Delay: l.ice.delay})
+}
+
+// checking waits for the checks' outcome. They take two or three round trips where they work at all; where they do not, perhaps what we
+// said of ourselves is out of date: the peer knows that the path is dead before we do, if our router has got another address.
+func (c *Core) checking(l *link, delay time.Duration, now time.Time) {
+	l.ice.phase = iceChecking
+	l.ice.deadline = now.Add(delay + locateAfter)
 }
 
 func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
@@ -145,8 +152,7 @@ func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
 			return
 		}
 		l.peerNAT = nat.Type(body.Answer.Nat)
-		l.ice.phase = iceChecking
-		l.ice.deadline = time.Time{}
+		c.checking(l, 0, now)
 		c.do(ConnectICE{Peer: ev.From, Session: l.ice.session, Remote: toDescription(body.Answer)})
 	}
 }

@@ -19,12 +19,12 @@ import (
 
 // Timings of the state machine. Where a number is not measured it is from DESIGN ("Links").
 const (
-	silence        = 800 * time.Millisecond // sent, and heard nothing for so long: probe; with countBusy this is 1 s at the latest
+	silence        = 600 * time.Millisecond // sent, and heard nothing for so long: probe; what counters do not tell makes it up to 1 s
 	countBusy      = 200 * time.Millisecond // between readings of the tunnel's counters while there is traffic or doubt
 	countIdle      = 500 * time.Millisecond // otherwise: how late the first packet after a rest is seen
 	probeInterval  = 250 * time.Millisecond // while in doubt
 	probeMisses    = 3                      // then the path is dead
-	idleInterval   = 25 * time.Second       // shorter than the 30 s after which common NATs forget an unreplied UDP mapping (RFC 4787, REQ-5 asks 2 min)
+	idleInterval   = 23 * time.Second       // a dead path is found and replaced within 25 s; common NATs forget an unreplied UDP mapping after 30 s (RFC 4787, REQ-5 asks 2 min)
 	staleAfter     = 180 * time.Second      // WireGuard's Reject-After-Time: without traffic the session is gone, the link is idle
 	answerTimeout  = 2 * time.Second        // offer to answer, by way of forwarders
 	natGrace       = 400 * time.Millisecond // for a first answer to STUN: a round trip to a member far away
@@ -35,7 +35,8 @@ const (
 	signalMax      = 30 * time.Second
 	failBackoff    = 2 * time.Second // ICE found no working pair
 	failMax        = 5 * time.Minute
-	locateEvery    = time.Second      // links fail together
+	locateEvery    = time.Second // links fail together
+	locateAfter    = 500 * time.Millisecond
 	failLinger     = 35 * time.Second // longer than the 30 s for which a router's conntrack holds a tuple that an early check took
 )
 

@@ -301,9 +301,14 @@ func (c *Core) forget(l *link) {
 
 func (c *Core) iceDeadline(l *link, now time.Time) {
 	phase := l.ice.phase
-	if phase == iceHeld {
+	switch phase {
+	case iceHeld:
 		c.natPending = false // nobody has told in time
 		c.startICE(l, now)
+		return
+	case iceChecking:
+		l.ice.deadline = time.Time{}
+		c.locate(now)
 		return
 	}
 	c.closeICE(l)

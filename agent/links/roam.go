@@ -44,14 +44,23 @@ func (c *Core) natChanged(r nat.Report, now time.Time) {
 			if !c.natPending {
 				c.startICE(l, now)
 			}
-		case !fresh:
-		case l.up && len(before) > 0:
-			c.doubt(l, now)
-		case l.up || l.peerNAT == nat.Open: // a public peer lets our checks in, wherever they come from
-		case l.ice.phase == iceNudged || l.ice.phase == iceSelected: // not described yet, or no longer needed
-		default:
-			c.renew(l, now)
+		case fresh:
+			c.newlyMapped(l, len(before) > 0, now)
 		}
+	}
+}
+
+// newlyMapped deals with one link when this node has another mapped address; moved says that there was one before.
+func (c *Core) newlyMapped(l *link, moved bool, now time.Time) {
+	if l.up && moved {
+		c.doubt(l, now)
+	}
+	switch {
+	case l.peerNAT == nat.Open: // it lets our checks in, wherever they come from
+	case l.ice.phase == iceNudged || l.ice.phase == iceSelected: // not described yet, or no longer needed
+	case l.up && l.ice.phase == iceNone:
+	default:
+		c.renew(l, now)
 	}
 }
 

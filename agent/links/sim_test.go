@@ -3,6 +3,7 @@ package links
 import (
 	"container/heap"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,6 +37,8 @@ type simNode struct {
 	tai    map[mesh.NodeID]int     // the newest handshake number seen of each peer (TAI64N)
 	clock  int                     // its own handshake number
 	active map[mesh.NodeID]uint64  // ICE sessions that have the remote's description
+	told   map[mesh.NodeID][]nat.Candidate
+	count  time.Time // when its counters are read next
 }
 
 type simPeer struct {
@@ -93,6 +96,7 @@ func (s *sim) add(first byte, change func(*mesh.Member)) *simNode {
 	n := &simNode{
 		id: id, m: m, core: NewCore(id, m.Boot, nil, 1), addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, first}), 51820),
 		peers: map[mesh.WGKey]*simPeer{}, tai: map[mesh.NodeID]int{}, active: map[mesh.NodeID]uint64{},
+		told: map[mesh.NodeID][]nat.Candidate{},
 	}
 	s.nodes[id] = n
 	return n
@@ -108,7 +112,7 @@ func (s *sim) view(self *simNode) *mesh.View {
 
 func (s *sim) start(ns ...*simNode) {
 	for _, n := range ns {
-		s.step(n, NATChanged{nat.Report{Type: nat.Type(n.m.NAT), Mapped: []netip.AddrPort{n.addr}}})
+		s.located(n)
 		s.step(n, ViewChanged{s.view(n)})
 	}
 }
@@ -138,9 +142,8 @@ func (s *sim) act(n *simNode, a Action) {
 		s.handshake(n, a.Key)
 	case StartICE:
 		s.starts = append(s.starts, s.now)
-		s.after(0, func() {
-			s.step(n, ICEStarted{Peer: a.Peer, Session: a.Session, Local: nat.Description{Ufrag: "u", Pwd: "p"}})
-		})
+		d := nat.Description{Ufrag: "u", Pwd: "p", Candidates: n.core.reflexive()}
+		s.after(0, func() { s.step(n, ICEStarted{Peer: a.Peer, Session: a.Session, Local: d}) })
 	case ConnectICE:
 		s.connect(n, a)
 	case CloseICE:
@@ -154,6 +157,8 @@ func (s *sim) act(n *simNode, a Action) {
 		s.probe(n, a)
 	case Count:
 		s.count(n)
+	case Locate:
+		s.after(2*s.oneWay, func() { s.located(n) })
 	case Report:
 		s.reports = append(s.reports, a)
 	}
@@ -168,16 +173,30 @@ func (s *sim) send(n *simNode, a Send) {
 	s.after(2*s.oneWay, func() { s.step(to, SignalArrived{From: n.id, Signal: a.Signal, Delay: 2 * s.oneWay}) })
 }
 
+// located is the answer of members that were asked how they see n.
+func (s *sim) located(n *simNode) {
+	s.step(n, NATChanged{nat.Report{Type: nat.Type(n.m.NAT), Mapped: []netip.AddrPort{n.addr}}})
+}
+
+// found reports whether checks can pass: where neither side lets strangers in, each must have been told the other's mapped address.
+func found(a, b *simNode) bool {
+	knows := func(x, y *simNode) bool {
+		return slices.ContainsFunc(x.told[y.id], func(c nat.Candidate) bool { return c.Addr == y.addr })
+	}
+	open := func(x *simNode) bool { return nat.Type(x.m.NAT) == nat.Open }
+	return open(a) || open(b) || knows(a, b) && knows(b, a)
+}
+
 // connect selects a pair when both sides have the other's description of the same session.
 func (s *sim) connect(n *simNode, a ConnectICE) {
 	other := s.nodes[a.Peer]
-	n.active[a.Peer] = a.Session
+	n.active[a.Peer], n.told[a.Peer] = a.Session, a.Remote.Candidates
 	if other.active[n.id] != a.Session {
 		return
 	}
 	for _, side := range [][2]*simNode{{n, other}, {other, n}} {
 		self, peer := side[0], side[1]
-		if !s.ice(n, other) {
+		if !s.ice(n, other) || !found(n, other) {
 			s.after(8*time.Second, func() { s.step(self, ICEFailed{Peer: peer.id, Session: a.Session, Reason: "no pair works"}) })
 			continue
 		}
@@ -305,9 +324,13 @@ func (s *sim) run(d time.Duration) {
 		for len(s.q) > 0 && !s.q[0].at.After(s.now) {
 			heap.Pop(&s.q).(simEvent).f()
 		}
-		if s.now.UnixMilli()%200 == 0 {
-			for _, n := range s.nodes {
+		for _, n := range s.nodes {
+			if due(n.count, s.now) || n.count.IsZero() {
 				s.count(n)
+				n.count = s.now.Add(countIdle)
+				if n.core.Busy(s.now) {
+					n.count = s.now.Add(countBusy)
+				}
 			}
 		}
 		if s.now.UnixMilli()%10 == 0 {
