@@ -62,6 +62,11 @@ func NewCore(self mesh.NodeID, boot uint64, lastGood map[mesh.NodeID]netip.AddrP
 	return c
 }
 
+// Core's concerns, one type and one file each.
+func (c *Core) ice() negotiation { return negotiation{c} }
+func (c *Core) life() liveness   { return liveness{c} }
+func (c *Core) roam() roaming    { return roaming{c} }
+
 // Step takes one event and returns what is to be done about it, in order.
 func (c *Core) Step(ev Event, now time.Time) []Action {
 	c.out = nil
@@ -69,25 +74,25 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 	case ViewChanged:
 		c.viewChanged(ev.View, now)
 	case SignalArrived:
-		c.signalArrived(ev, now)
+		c.ice().signalArrived(ev, now)
 	case SignalFailed:
-		c.signalFailed(ev, now)
+		c.ice().signalFailed(ev, now)
 	case ICEStarted:
-		c.iceStarted(ev, now)
+		c.ice().iceStarted(ev, now)
 	case ICESelected:
-		c.iceSelected(ev, now)
+		c.ice().iceSelected(ev, now)
 	case ICEFailed:
-		c.iceFailed(ev, now)
+		c.ice().iceFailed(ev, now)
 	case Counters:
-		c.counters(ev, now)
+		c.life().counters(ev, now)
 	case ProbeAnswered:
-		c.probeAnswered(ev, now)
+		c.life().probeAnswered(ev, now)
 	case ProbeHeard:
-		c.probeHeard(ev, now)
+		c.life().probeHeard(ev, now)
 	case NetworkChanged:
-		c.networkChanged(now)
+		c.roam().networkChanged(now)
 	case NATChanged:
-		c.natChanged(ev.Report, now)
+		c.roam().natChanged(ev.Report, now)
 	case SignalPathChanged:
 		c.signalPathChanged(now)
 	case Wanted:
@@ -95,7 +100,7 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 	case Tick:
 	}
 	for _, l := range c.links {
-		c.tick(l, now)
+		c.life().tick(l, now)
 	}
 	return c.out
 }
@@ -133,9 +138,9 @@ func (c *Core) add(m *mesh.Member, now time.Time) {
 	l.endpoint = c.guess(m)
 	c.do(SetPeer{Key: m.WireGuard, Endpoint: l.endpoint, AllowedIPs: AllowedIPs(m)})
 	if l.endpoint.IsValid() {
-		c.shake(l, now)
+		c.life().shake(l, now)
 	}
-	c.attempt(l, now)
+	c.ice().attempt(l, now)
 }
 
 // guess returns an endpoint worth trying before anything was negotiated, or none.
@@ -161,7 +166,7 @@ func AllowedIPs(m *mesh.Member) []netip.Prefix {
 }
 
 func (c *Core) drop(l *link) {
-	c.closeICE(l)
+	c.ice().closeICE(l)
 	c.do(RemovePeer{Key: l.m.WireGuard})
 	delete(c.links, l.m.ID)
 	delete(c.byKey, l.m.WireGuard)
@@ -195,11 +200,11 @@ func (c *Core) changed(l *link, m *mesh.Member, now time.Time) {
 	if !l.up && (moved || rebooted) {
 		// An exchange that is on its way is left alone: ending it here would leave the other side in a session of its own.
 		if l.ice.phase == iceNone || rebooted {
-			c.again(l, now)
+			c.ice().again(l, now)
 		}
 		if !l.endpoint.IsValid() && m.Reachable && len(m.Endpoints) > 0 {
 			c.moveTo(l, m.Endpoints[0])
-			c.shake(l, now)
+			c.life().shake(l, now)
 		}
 	}
 }
@@ -224,7 +229,7 @@ func (c *Core) rebooted(l *link, boot uint64, now time.Time) {
 	}
 	l.peerBoot = boot
 	l.live.reset = true
-	c.doubt(l, now)
+	c.life().doubt(l, now)
 }
 
 func (c *Core) moveTo(l *link, ep netip.AddrPort) {
@@ -238,7 +243,7 @@ func (c *Core) moveTo(l *link, ep netip.AddrPort) {
 func (c *Core) signalPathChanged(now time.Time) {
 	for _, l := range c.links {
 		if !l.up && l.ice.phase == iceNone && !l.retry.iceFailed {
-			c.again(l, now)
+			c.ice().again(l, now)
 		}
 	}
 }
@@ -249,11 +254,11 @@ func (c *Core) wanted(id mesh.NodeID, now time.Time) {
 		return
 	}
 	if l.up {
-		c.doubt(l, now)
+		c.life().doubt(l, now)
 		return
 	}
 	if l.ice.phase == iceNone {
-		c.again(l, now)
+		c.ice().again(l, now)
 	}
 }
 
@@ -266,7 +271,7 @@ func (c *Core) lost(l *link, why string, now time.Time) {
 		c.show(l, Connecting, now)
 	}
 	l.live.probing = false
-	c.again(l, now)
+	c.ice().again(l, now)
 }
 
 func (c *Core) show(l *link, s State, _ time.Time) {
@@ -286,7 +291,7 @@ func (c *Core) Next(now time.Time) time.Time {
 				next = t
 			}
 		}
-		if t := c.idleProbeAt(l); !t.IsZero() && t.Before(next) {
+		if t := c.life().idleProbeAt(l); !t.IsZero() && t.Before(next) {
 			next = t
 		}
 	}

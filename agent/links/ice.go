@@ -38,8 +38,11 @@ type retryState struct {
 	iceFailed bool // ICE itself failed, which news about forwarders does not change
 }
 
+// negotiation is the part of Core that agrees with peers on candidate pairs: offers, answers, retries.
+type negotiation struct{ *Core }
+
 // attempt starts a new exchange now.
-func (c *Core) attempt(l *link, now time.Time) {
+func (c negotiation) attempt(l *link, now time.Time) {
 	l.retry.at = time.Time{}
 	c.closeICE(l)
 	if c.controls(l) {
@@ -57,7 +60,7 @@ func (c *Core) attempt(l *link, now time.Time) {
 
 // startICE starts the session, or holds it for a moment while the mapped addresses are not known: an offer without them is of no use to a
 // peer behind a NAT of its own. They are asked for as soon as a member is connected, one round trip before anything can be negotiated.
-func (c *Core) startICE(l *link, now time.Time) {
+func (c negotiation) startICE(l *link, now time.Time) {
 	if c.natPending && c.natDeadline.IsZero() {
 		c.natDeadline = now.Add(natGrace)
 	}
@@ -72,14 +75,14 @@ func (c *Core) startICE(l *link, now time.Time) {
 }
 
 // again forgets how long to wait and starts an exchange: one in progress was gathered before the news that brought us here.
-func (c *Core) again(l *link, now time.Time) {
+func (c negotiation) again(l *link, now time.Time) {
 	l.retry = retryState{}
 	if l.ice.phase != iceStarting {
 		c.attempt(l, now)
 	}
 }
 
-func (c *Core) closeICE(l *link) {
+func (c negotiation) closeICE(l *link) {
 	switch l.ice.phase {
 	case iceStarting, iceOffered, iceChecking, iceSelected:
 		c.do(CloseICE{Peer: l.m.ID, Session: l.ice.session})
@@ -90,7 +93,7 @@ func (c *Core) closeICE(l *link) {
 	l.ice.stale = false
 }
 
-func (c *Core) iceStarted(ev ICEStarted, now time.Time) {
+func (c negotiation) iceStarted(ev ICEStarted, now time.Time) {
 	l, ok := c.links[ev.Peer]
 	if !ok || l.ice.session != ev.Session || l.ice.phase != iceStarting {
 		c.do(CloseICE{Peer: ev.Peer, Session: ev.Session})
@@ -121,12 +124,12 @@ func (c *Core) iceStarted(ev ICEStarted, now time.Time) {
 
 // checking waits for the checks' outcome. They take two or three round trips where they work at all; where they do not, perhaps what we
 // said of ourselves is out of date: the peer knows that the path is dead before we do, if our router has got another address.
-func (c *Core) checking(l *link, delay time.Duration, now time.Time) {
+func (c negotiation) checking(l *link, delay time.Duration, now time.Time) {
 	l.ice.phase = iceChecking
 	l.ice.deadline = now.Add(delay + locateAfter)
 }
 
-func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
+func (c negotiation) signalArrived(ev SignalArrived, now time.Time) {
 	l, ok := c.links[ev.From]
 	if !ok {
 		return
@@ -160,7 +163,7 @@ func (c *Core) signalArrived(ev SignalArrived, now time.Time) {
 // takeOffer starts the controlled side. Where both sides are behind a NAT the first checks must cross in flight: a router that accepts
 // unsolicited packets to itself would otherwise hold the tuple (conntrack) that its own host's check needs. The offerer starts when it has the
 // answer, one signalling delay from now; so do we.
-func (c *Core) takeOffer(l *link, ev SignalArrived, offer *wire.Description, now time.Time) {
+func (c negotiation) takeOffer(l *link, ev SignalArrived, offer *wire.Description, now time.Time) {
 	c.closeICE(l)
 	remote := toDescription(offer)
 	l.peerNAT = nat.Type(offer.Nat)
@@ -185,7 +188,7 @@ func toDescription(d *wire.Description) nat.Description {
 	return out
 }
 
-func (c *Core) signalFailed(ev SignalFailed, now time.Time) {
+func (c negotiation) signalFailed(ev SignalFailed, now time.Time) {
 	l, ok := c.links[ev.To]
 	if !ok || l.ice.session != ev.Session || l.ice.phase != iceOffered && l.ice.phase != iceNudged {
 		return
@@ -194,7 +197,7 @@ func (c *Core) signalFailed(ev SignalFailed, now time.Time) {
 	c.retryLater(l, ev.Reason, false, now)
 }
 
-func (c *Core) iceSelected(ev ICESelected, now time.Time) {
+func (c negotiation) iceSelected(ev ICESelected, now time.Time) {
 	l, ok := c.links[ev.Peer]
 	if !ok || l.ice.session != ev.Session || l.ice.phase != iceChecking && l.ice.phase != iceSelected {
 		return
@@ -211,17 +214,17 @@ func (c *Core) iceSelected(ev ICESelected, now time.Time) {
 	if !l.up {
 		l.live.shakes = 0
 		if c.controls(l) {
-			c.shake(l, now)
+			c.life().shake(l, now)
 		} else {
 			// The controlling side initiates; if that is lost, we do.
 			l.live.nextShake = now.Add(handshakeRetry)
 		}
 		return
 	}
-	c.probe(l, now)
+	c.life().probe(l, now)
 }
 
-func (c *Core) iceFailed(ev ICEFailed, now time.Time) {
+func (c negotiation) iceFailed(ev ICEFailed, now time.Time) {
 	l, ok := c.links[ev.Peer]
 	if !ok || l.ice.session != ev.Session {
 		return
@@ -232,7 +235,7 @@ func (c *Core) iceFailed(ev ICEFailed, now time.Time) {
 }
 
 // explain says in plain words why two NATs keep a pair apart, where that is the cause.
-func (c *Core) explain(l *link, reason string) string {
+func (c negotiation) explain(l *link, reason string) string {
 	mine, theirs := c.nat.Type, l.peerNAT
 	switch {
 	case mine == nat.Blocked:
@@ -250,7 +253,7 @@ func (c *Core) explain(l *link, reason string) string {
 }
 
 // retryLater waits before the next exchange, longer each time. Links that are up need none: ICE was only looking for a better path.
-func (c *Core) retryLater(l *link, why string, iceFailed bool, now time.Time) {
+func (c negotiation) retryLater(l *link, why string, iceFailed bool, now time.Time) {
 	if l.up {
 		l.retry = retryState{}
 		return

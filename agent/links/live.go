@@ -55,8 +55,11 @@ func (s *liveState) loss() float64 {
 	return float64(n) / float64(s.counted)
 }
 
+// liveness is the part of Core that judges links: probes, counters, handshakes.
+type liveness struct{ *Core }
+
 // probe sends one echo request; its answer, or its absence, is judged by tick.
-func (c *Core) probe(l *link, now time.Time) {
+func (c liveness) probe(l *link, now time.Time) {
 	c.seq++
 	l.live.sent[c.seq%uint32(len(l.live.sent))] = outstanding{c.seq, now}
 	c.do(Probe{Peer: l.m.ID, Addr: l.m.Addrs[0], Seq: c.seq})
@@ -64,7 +67,7 @@ func (c *Core) probe(l *link, now time.Time) {
 }
 
 // doubt starts probing a link at short intervals until it answers or is lost.
-func (c *Core) doubt(l *link, now time.Time) {
+func (c liveness) doubt(l *link, now time.Time) {
 	if !l.endpoint.IsValid() || l.live.probing {
 		return
 	}
@@ -74,7 +77,7 @@ func (c *Core) doubt(l *link, now time.Time) {
 }
 
 // shake sends an initiation and a probe behind it, and repeats that until the link is up or the tries are used up.
-func (c *Core) shake(l *link, now time.Time) {
+func (c liveness) shake(l *link, now time.Time) {
 	l.live.shakes++
 	c.do(Handshake{Key: l.m.WireGuard})
 	c.probe(l, now)
@@ -83,7 +86,7 @@ func (c *Core) shake(l *link, now time.Time) {
 	l.live.nextShake = now.Add(handshakeRetry<<min(l.live.shakes-1, 3) + l.live.rtt)
 }
 
-func (c *Core) probeAnswered(ev ProbeAnswered, now time.Time) {
+func (c liveness) probeAnswered(ev ProbeAnswered, now time.Time) {
 	l, ok := c.links[ev.Peer]
 	if !ok {
 		return
@@ -127,7 +130,7 @@ func (c *Core) probeAnswered(ev ProbeAnswered, now time.Time) {
 }
 
 // settle notes by which endpoint the link works.
-func (c *Core) settle(l *link) {
+func (c liveness) settle(l *link) {
 	if !l.endpoint.IsValid() {
 		return
 	}
@@ -141,7 +144,7 @@ func (c *Core) settle(l *link) {
 }
 
 // typeOf says what kind of address the peer's endpoint is, where ICE has not said so.
-func (c *Core) typeOf(l *link) nat.CandidateType {
+func (c liveness) typeOf(l *link) nat.CandidateType {
 	for _, a := range l.m.LAN {
 		if a == l.endpoint {
 			return nat.Host
@@ -155,7 +158,7 @@ func (c *Core) typeOf(l *link) nat.CandidateType {
 	return nat.ServerReflexive
 }
 
-func (c *Core) probeHeard(ev ProbeHeard, now time.Time) {
+func (c liveness) probeHeard(ev ProbeHeard, now time.Time) {
 	l, ok := c.links[ev.Peer]
 	if !ok {
 		return
@@ -169,7 +172,7 @@ func (c *Core) probeHeard(ev ProbeHeard, now time.Time) {
 	c.probe(l, now) // it has a session with us: this will tell whether the way back works
 }
 
-func (c *Core) counters(ev Counters, now time.Time) {
+func (c liveness) counters(ev Counters, now time.Time) {
 	defer func() { c.counted = now }()
 	for key, p := range ev.Peers {
 		l, ok := c.byKey[key]
@@ -180,7 +183,7 @@ func (c *Core) counters(ev Counters, now time.Time) {
 	}
 }
 
-func (c *Core) count(l *link, p PeerCounters, now time.Time) {
+func (c liveness) count(l *link, p PeerCounters, now time.Time) {
 	s := &l.live
 	if p.RxBytes < s.rx || p.TxBytes < s.tx { // the peer was removed and added
 		s.rxBase, s.txBase = s.rxBase+s.rx, s.txBase+s.tx
@@ -218,7 +221,7 @@ func (c *Core) count(l *link, p PeerCounters, now time.Time) {
 
 // idleProbeAt returns when the link's next idle probe is due; zero: none. The controlling side sends it; the answer keeps the other
 // side's NAT mapping, and tells both that the link lives. Links without a NAT cost nothing.
-func (c *Core) idleProbeAt(l *link) time.Time {
+func (c liveness) idleProbeAt(l *link) time.Time {
 	if !l.up || l.live.probing || c.nat.Type == nat.Open && l.peerNAT == nat.Open {
 		return time.Time{}
 	}
@@ -234,7 +237,7 @@ func (c *Core) idleProbeAt(l *link) time.Time {
 }
 
 // tick does what is due for one link.
-func (c *Core) tick(l *link, now time.Time) {
+func (c liveness) tick(l *link, now time.Time) {
 	s := &l.live
 	if due(s.nextShake, now) {
 		s.nextShake = time.Time{}
@@ -256,7 +259,7 @@ func (c *Core) tick(l *link, now time.Time) {
 		c.iceDeadline(l, now)
 	}
 	if due(l.retry.at, now) {
-		c.attempt(l, now)
+		c.ice().attempt(l, now)
 		if l.endpoint.IsValid() && !l.up && s.nextShake.IsZero() {
 			s.shakes = handshakeTries - 1 // one try beside ICE at what worked last
 			c.shake(l, now)
@@ -266,7 +269,7 @@ func (c *Core) tick(l *link, now time.Time) {
 
 func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
-func (c *Core) probeMissed(l *link, now time.Time) {
+func (c liveness) probeMissed(l *link, now time.Time) {
 	s := &l.live
 	s.note(true)
 	if !s.probing {
@@ -277,7 +280,7 @@ func (c *Core) probeMissed(l *link, now time.Time) {
 	}
 	s.misses++
 	if l.up {
-		c.locate(now)
+		c.roam().locate(now)
 	}
 	if s.misses < probeMisses {
 		c.probe(l, now)
@@ -294,28 +297,28 @@ func (c *Core) probeMissed(l *link, now time.Time) {
 }
 
 // forget removes the peer from the tunnel and adds it again, which clears WireGuard's TAI64N memory of it.
-func (c *Core) forget(l *link) {
+func (c liveness) forget(l *link) {
 	c.do(RemovePeer{Key: l.m.WireGuard})
 	c.do(SetPeer{Key: l.m.WireGuard, Endpoint: l.endpoint, AllowedIPs: AllowedIPs(l.m)})
 }
 
-func (c *Core) iceDeadline(l *link, now time.Time) {
+func (c liveness) iceDeadline(l *link, now time.Time) {
 	phase := l.ice.phase
 	switch phase {
 	case iceHeld:
 		c.natPending = false // nobody has told in time
-		c.startICE(l, now)
+		c.ice().startICE(l, now)
 		return
 	case iceChecking:
 		l.ice.deadline = time.Time{}
-		c.locate(now)
+		c.roam().locate(now)
 		return
 	}
-	c.closeICE(l)
+	c.ice().closeICE(l)
 	switch phase {
 	case iceOffered:
-		c.retryLater(l, "it does not answer: it is off, or cut off from the others", false, now)
+		c.ice().retryLater(l, "it does not answer: it is off, or cut off from the others", false, now)
 	case iceNudged:
-		c.retryLater(l, "it does not answer: it is off, or cut off from the others", false, now)
+		c.ice().retryLater(l, "it does not answer: it is off, or cut off from the others", false, now)
 	}
 }

@@ -8,14 +8,17 @@ import (
 	"github.com/gridwire/gridwire/nat"
 )
 
+// roaming is the part of Core that reacts to changes of this node's own place in the internet.
+type roaming struct{ *Core }
+
 // networkChanged looks at every link anew: this machine's addresses, routes or links have changed.
-func (c *Core) networkChanged(now time.Time) {
+func (c roaming) networkChanged(now time.Time) {
 	c.natPending, c.natDeadline = true, now.Add(natGrace)
 	for _, l := range c.links {
 		if l.endpoint.IsValid() {
 			// A fresh endpoint has no sticky source address: the one it had may be gone from this machine.
 			c.do(SetEndpoint{Key: l.m.WireGuard, Endpoint: l.endpoint})
-			c.doubt(l, now)
+			c.life().doubt(l, now)
 		}
 		c.renew(l, now)
 	}
@@ -28,7 +31,7 @@ func (c *Core) networkChanged(now time.Time) {
 // are wanted before the first STUN answer, and to everybody who moves.
 //
 // And where there was another mapped address before, the router has a new one, so the links that go through it are in doubt.
-func (c *Core) natChanged(r nat.Report, now time.Time) {
+func (c roaming) natChanged(r nat.Report, now time.Time) {
 	before := c.nat.Mapped
 	c.nat = r
 	if len(r.Mapped) > 0 {
@@ -42,7 +45,7 @@ func (c *Core) natChanged(r nat.Report, now time.Time) {
 		switch {
 		case l.ice.phase == iceHeld:
 			if !c.natPending {
-				c.startICE(l, now)
+				c.ice().startICE(l, now)
 			}
 		case fresh:
 			c.newlyMapped(l, len(before) > 0, now)
@@ -51,9 +54,9 @@ func (c *Core) natChanged(r nat.Report, now time.Time) {
 }
 
 // newlyMapped deals with one link when this node has another mapped address; moved says that there was one before.
-func (c *Core) newlyMapped(l *link, moved bool, now time.Time) {
+func (c roaming) newlyMapped(l *link, moved bool, now time.Time) {
 	if l.up && moved {
-		c.doubt(l, now)
+		c.life().doubt(l, now)
 	}
 	switch {
 	case l.peerNAT == nat.Open: // it lets our checks in, wherever they come from
@@ -65,14 +68,14 @@ func (c *Core) newlyMapped(l *link, moved bool, now time.Time) {
 }
 
 // renew is again for news about this node's addresses: a session that is just being described is no good either.
-func (c *Core) renew(l *link, now time.Time) {
+func (c roaming) renew(l *link, now time.Time) {
 	l.ice.stale = l.ice.phase == iceStarting
-	c.again(l, now)
+	c.ice().again(l, now)
 }
 
 // locate asks how other members see this node, because a link that worked does not answer: the router may have a new address. Several
 // links fail together, and one question is enough.
-func (c *Core) locate(now time.Time) {
+func (c roaming) locate(now time.Time) {
 	if now.Sub(c.located) < locateEvery {
 		return
 	}
