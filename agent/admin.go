@@ -77,7 +77,7 @@ func (n admin) issuerNames() string {
 func (n admin) tokenMembers() []*wire.TokenMember {
 	id := n.membership.Load().ID()
 	var own []netip.AddrPort
-	own = append(own, n.advertised()...)
+	own = append(own, n.self.advertised()...)
 	if r := n.prober.Report(); r.Reachable {
 		own = append(own, r.Mapped...)
 	}

@@ -184,7 +184,7 @@ func (n *node) run(ctx context.Context) error {
 		{"links", n.runLinks},
 		{"wiring", n.wire},
 		{"issuer", n.issuer.run},
-		{"renewal", n.renewal},
+		{"renewal", renewer{n}.renewal},
 		{"metrics", report{n}.metrics},
 	})
 	return err

@@ -20,9 +20,12 @@ const (
 // renewPace is renewRetry, or less for a certificate that lives for less than half an hour.
 func renewPace(life time.Duration) time.Duration { return max(min(renewRetry, life/30), time.Second) }
 
+// renewer keeps this node's certificate valid.
+type renewer struct{ *node }
+
 // renewal renews this node's certificate from two thirds of its life on, at any reachable issuer, with the same keys: no packet is lost.
 // An offline bundle is exchanged for fresh keys at the first issuer seen.
-func (n *node) renewal(ctx context.Context) error {
+func (n renewer) renewal(ctx context.Context) error {
 	views, stop := n.dir.Watch()
 	defer stop()
 	complained := false
@@ -64,7 +67,7 @@ func (n *node) renewal(ctx context.Context) error {
 
 // restUntilDismissal waits, but no longer than until the issuer of this node's certificate is dismissed, where it was standing. Then all whom
 // that had admitted want another: they spread over a time by their number. It returns false when ctx has ended.
-func (n *node) restUntilDismissal(ctx context.Context, wait time.Duration, issuer mesh.KeyID, standing bool, views <-chan *mesh.View) bool {
+func (n renewer) restUntilDismissal(ctx context.Context, wait time.Duration, issuer mesh.KeyID, standing bool, views <-chan *mesh.View) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -82,7 +85,7 @@ func (n *node) restUntilDismissal(ctx context.Context, wait time.Duration, issue
 	}
 }
 
-func (n *node) renew(ctx context.Context, m *enrol.Membership) error {
+func (n renewer) renew(ctx context.Context, m *enrol.Membership) error {
 	issuers := n.issuersToAsk()
 	if m.Bundle {
 		next, err := enrol.NextKeys(n.store)
@@ -124,7 +127,7 @@ func (n *node) renew(ctx context.Context, m *enrol.Membership) error {
 
 // stands reports whether an issuer still has its right, as far as is known. A certificate by one that has been dismissed is exchanged
 // at once: it counts only because a revocation list says so.
-func (n *node) stands(issuer mesh.KeyID) bool {
+func (n renewer) stands(issuer mesh.KeyID) bool {
 	if _, ok := n.dir.View().Me(); !ok {
 		return true // the directory has not taken in what this node starts with
 	}
@@ -132,7 +135,7 @@ func (n *node) stands(issuer mesh.KeyID) bool {
 }
 
 // issuersToAsk lists the issuers: this node itself first, then those that are connected, then the others.
-func (n *node) issuersToAsk() []*mesh.Member {
+func (n renewer) issuersToAsk() []*mesh.Member {
 	connected := map[mesh.NodeID]bool{}
 	for _, c := range n.control.Connections() {
 		connected[c.ID] = c.Proven
@@ -154,7 +157,7 @@ func (n *node) issuersToAsk() []*mesh.Member {
 
 // sendEnrol carries a renewal to a member; an issuer asks itself. Where the others do not accept this node at the moment, because its
 // certificate has run out or was replaced, it asks as a stranger does.
-func (n *node) sendEnrol(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame) (*wire.EnrolResponse, error) {
+func (n renewer) sendEnrol(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame) (*wire.EnrolResponse, error) {
 	m := n.membership.Load()
 	if to == m.ID() {
 		return n.enrol.Handle(ctx, noAddr, true, f), nil
@@ -165,4 +168,4 @@ func (n *node) sendEnrol(ctx context.Context, to mesh.NodeID, f *wire.EnrolFrame
 	return n.control.SendEnrol(ctx, to, f)
 }
 
-func (n *node) peers() []*mesh.Member { return slices.Collect(n.dir.View().Peers()) }
+func (n renewer) peers() []*mesh.Member { return slices.Collect(n.dir.View().Peers()) }

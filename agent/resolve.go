@@ -9,7 +9,7 @@ import (
 )
 
 // resolve turns HOST:PORT into addresses; a host name is looked up each time, because a farmer's address changes.
-func (n *node) resolve(hostPort string) []netip.AddrPort {
+func (s *self) resolve(hostPort string) []netip.AddrPort {
 	if ap, err := netip.ParseAddrPort(hostPort); err == nil {
 		return []netip.AddrPort{ap}
 	}
@@ -25,7 +25,7 @@ func (n *node) resolve(hostPort string) []netip.AddrPort {
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		n.log.Warn("cannot look up the advertised name", "name", host, "err", err)
+		s.n.log.Warn("cannot look up the advertised name", "name", host, "err", err)
 		return nil
 	}
 	var out []netip.AddrPort

@@ -68,7 +68,7 @@ func (s *self) compose() *wire.Record {
 		Version: 1, Chain: m.Chain, Boot: n.boot, SealKey: seal[:], Software: Version,
 		Lan: wire.AddrPortsBytes(clip(n.localAddrPorts(), 16)), Nat: string(nat.Unknown),
 	}
-	advertised := n.advertised()
+	advertised := s.advertised()
 	endpoints := advertised
 	if n.prober != nil {
 		report := n.prober.Report()
@@ -194,10 +194,10 @@ func (s *self) leave(ctx context.Context) error {
 }
 
 // advertised are the addresses that the configuration says strangers reach this node at.
-func (n *node) advertised() []netip.AddrPort {
+func (s *self) advertised() []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, hp := range n.cfg.Advertise {
-		out = append(out, n.resolve(hp)...)
+	for _, hp := range s.n.cfg.Advertise {
+		out = append(out, s.resolve(hp)...)
 	}
 	return out
 }
