@@ -108,15 +108,12 @@ func TestNeighbourCannotReachTheOverlay(t *testing.T) {
 		if target.Addr().Is6() {
 			bits = "-6"
 		}
-		via := []string{bits, "route", "add", target.String(), "dev", "eth0"}
-		if target.Addr().Is4() {
-			via = []string{bits, "route", "add", target.String(), "via", bob.Addr().String()}
-		} else {
+		gateway := bob.Addr().String()
+		if target.Addr().Is6() {
 			out := string(must(bob.Exec(ctx, "ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"))(t))
-			fields := strings.Fields(out)
-			via = []string{bits, "route", "add", target.String(), "via", strings.Split(fields[3], "/")[0], "dev", "eth0"}
+			gateway, _, _ = strings.Cut(strings.Fields(out)[3], "/")
 		}
-		must(mallory.Exec(ctx, "ip", via...))(t)
+		must(mallory.Exec(ctx, "ip", bits, "route", "add", target.String(), "via", gateway, "dev", "eth0"))(t)
 		must(mallory.Exec(ctx, "ip", bits, "addr", "add", forged[i].String(), "dev", "lo"))(t)
 		for _, source := range [][]string{nil, {"-I", forged[i].Addr().String()}} {
 			args := append([]string{"-n", "-c", "2", "-i", "0.2", "-W", "1"}, source...)
