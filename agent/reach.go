@@ -53,7 +53,7 @@ func (r *reach) servers() []netip.AddrPort {
 	}
 	for m := range r.n.dir.View().Peers() {
 		if m.Reachable && len(out) < 8 {
-			for _, a := range m.Endpoints {
+			for _, a := range askAt(m) {
 				add(a)
 			}
 		}
@@ -68,6 +68,20 @@ func (r *reach) servers() []netip.AddrPort {
 	for _, l := range r.n.links.Snapshot(ctx) {
 		if l.State == links.Connected && len(out) < 16 {
 			add(l.Path.Remote)
+		}
+	}
+	return out
+}
+
+// askAt returns where a member that strangers reach can be asked: where it says that it is reached, and in a family that is missing there, at
+// its own addresses. It knows of the families only in which somebody could tell it; those are not all that the askers need, and where
+// everybody has IPv6 nobody would ever learn his IPv4 mapping.
+func askAt(m *mesh.Member) []netip.AddrPort {
+	out := slices.Clone(m.Endpoints)
+	for _, a := range m.LAN {
+		same := func(e netip.AddrPort) bool { return e.Addr().Is4() == a.Addr().Is4() }
+		if !slices.ContainsFunc(m.Endpoints, same) && !stun.Private(a.Addr()) {
+			out = append(out, a)
 		}
 	}
 	return out

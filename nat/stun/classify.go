@@ -11,8 +11,8 @@ import (
 // carrierNAT is RFC 6598's: private, though netip does not say so.
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 
-// private reports whether a is from a range that means different machines in different places.
-func private(a netip.Addr) bool {
+// Private reports whether a is from a range that means different machines in different places.
+func Private(a netip.Addr) bool {
 	return a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsLoopback() || carrierNAT.Contains(a)
 }
 
@@ -60,7 +60,7 @@ func mappingType(mappings []nat.Mapping, port uint16, isLocal func(netip.AddrPor
 		if isLocal(m.Mapped) {
 			continue // a member on our own network
 		}
-		k := kind{private(m.Mapped.Addr())}
+		k := kind{Private(m.Mapped.Addr())}
 		if f, ok := first[k]; !ok {
 			first[k] = m
 		} else if f.Mapped != m.Mapped {
@@ -88,7 +88,7 @@ func distinct(mappings []nat.Mapping) []netip.AddrPort {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b netip.AddrPort) int {
-		if pa, pb := private(a.Addr()), private(b.Addr()); pa != pb {
+		if pa, pb := Private(a.Addr()), Private(b.Addr()); pa != pb {
 			if pa {
 				return 1
 			}
