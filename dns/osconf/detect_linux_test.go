@@ -171,6 +171,8 @@ func fakeResolvconf(m *machine, folder, last string) Runner {
 		case program == "resolvconf" && args[0] == "-a":
 			records[args[1]] = input
 			m.write(folder+"/"+args[1], input)
+		case program == "resolvconf" && args[0] == "-f" && folder == "/run/resolvconf/interfaces":
+			delete(records, args[2])
 		case program == "resolvconf" && args[0] == "-d":
 			delete(records, args[1])
 			m.write(folder+"/"+args[1], "")
@@ -226,7 +228,7 @@ func TestResolvconfNotFirst(t *testing.T) {
 	m.env.Run = fakeResolvconf(m, "/run/resolvconf/interfaces", "nameserver 127.0.0.1\n")
 	before := m.text(resolvConf)
 	k := newKeeper(&resolvconf{env: m.env, open: true})
-	wantError(t, k.Apply(ctx, settings()), "asks 127.0.0.1 first")
+	wantError(t, k.Apply(ctx, settings()), "has 127.0.0.1 first")
 	m.wantText(resolvConf, before)
 	m.env.Run = func(context.Context, string, string, ...string) (string, error) { return "", errors.New("lock held") }
 	wantError(t, newKeeper(&resolvconf{env: m.env}).Apply(ctx, settings()), "lock held")
@@ -241,7 +243,7 @@ func TestRestore(t *testing.T) {
 	}
 	noError(t, plainManager(m).Apply(ctx, settings()))
 	m.write(nmFolder+"/gridwire-gw0.conf", dnsmasqConf(settings()))
-	m.write("/run/resolvconf/interfaces/gw0.gridwire", record(settings()))
+	m.write("/run/resolvconf/interfaces/vpn.gw0.gridwire", record(settings()))
 	var ran []string
 	m.env.Run = func(_ context.Context, _, program string, args ...string) (string, error) {
 		ran = append(ran, program+" "+strings.Join(args, " "))
@@ -249,9 +251,29 @@ func TestRestore(t *testing.T) {
 	}
 	done, err := Restore(ctx, m.env)
 	noError(t, err)
-	if len(done) != 3 || !slices.Equal(ran, []string{"resolvconf -d gw0.gridwire"}) {
+	if len(done) != 3 || !slices.Equal(ran, []string{"resolvconf -f -d vpn.gw0.gridwire"}) {
 		t.Errorf("%q, ran %q", done, ran)
 	}
 	m.wantText(resolvConf, original)
 	m.wantOnly(nmFolder)
+}
+
+func TestRecordName(t *testing.T) {
+	debian := newMachine(t)
+	debian.write("/etc/resolvconf/interface-order", "# order\nlo.inet\nlo.!(pdns)*\n*\ntun*\ntap*\n")
+	both := newMachine(t)
+	both.write("/etc/resolvconf/interface-order", "tun*\n")
+	both.write("/etc/resolvconf.conf", "resolv_conf=/etc/resolv.conf\n")
+	for _, tc := range []struct {
+		m    *machine
+		open bool
+		want string
+	}{
+		{debian, false, "tun.gw0.gridwire"}, {debian, true, "tun.gw0.gridwire"}, {both, true, "vpn.gw0.gridwire"},
+		{newMachine(t), true, "vpn.gw0.gridwire"}, {newMachine(t), false, "gw0.gridwire"},
+	} {
+		if got := tc.m.env.recordName("gw0", tc.open); got != tc.want {
+			t.Errorf("%s, want %s", got, tc.want)
+		}
+	}
 }

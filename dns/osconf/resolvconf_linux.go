@@ -15,7 +15,7 @@ import (
 // machine whose agent was killed could resolve nothing).
 type resolvconf struct {
 	env  Env
-	open bool // openresolv: takes a metric
+	open bool // openresolv
 }
 
 func (r *resolvconf) name() string {
@@ -54,11 +54,7 @@ func (r *resolvconf) apply(ctx context.Context, s Settings) error {
 				"be only one; with systemd-resolved there may be many", rec.iface)
 		}
 	}
-	args := []string{"-a", r.env.recordName(s.Interface)}
-	if r.open {
-		args = append(args, "-m", "0")
-	}
-	if _, err := r.env.Run(ctx, record(s), "resolvconf", args...); err != nil {
+	if _, err := r.env.Run(ctx, record(s), "resolvconf", "-a", r.env.recordName(s.Interface, r.open)); err != nil {
 		return errors.Join(rights(err), r.revert(ctx, s))
 	}
 	if err := r.refresh(ctx, s); err != nil {
@@ -76,11 +72,15 @@ func record(s Settings) string {
 }
 
 func (r *resolvconf) revert(ctx context.Context, s Settings) error {
-	return r.env.deleteRecord(ctx, r.env.recordName(s.Interface))
+	return r.env.deleteRecord(ctx, r.env.recordName(s.Interface, r.open), r.open)
 }
 
-func (e Env) deleteRecord(ctx context.Context, name string) error {
-	_, err := e.Run(ctx, "", "resolvconf", "-d", name)
+func (e Env) deleteRecord(ctx context.Context, name string, open bool) error {
+	args := []string{"-d", name}
+	if open { // for which a record that is gone already is an error otherwise
+		args = []string{"-f", "-d", name}
+	}
+	_, err := e.Run(ctx, "", "resolvconf", args...)
 	return rights(err)
 }
 
@@ -92,25 +92,36 @@ func (r *resolvconf) refresh(_ context.Context, s Settings) error {
 	case len(list) == 0:
 		return fmt.Errorf("%s has no name server in it: %w", resolvConf, ErrChanged)
 	case list[0] != s.single():
-		return fmt.Errorf("%s asks %v first and not this node: %w, or resolvconf's interface-order is against it", resolvConf, list[0],
-			ErrChanged)
+		return fmt.Errorf("%s has %v first and not this node: resolvconf puts another record, or a local resolver, before gridwire's",
+			resolvConf, list[0])
 	}
 	return nil
 }
 
 func (r *resolvconf) wake(context.Context) (<-chan struct{}, func(), error) { return nil, nil, nil }
 
-// recordName returns the record's name. Debian's resolvconf sorts by name: the first of interface-order's patterns that is a plain
-// prefix, "tun*" on Debian, comes before all real interfaces. wg-quick finds its place the same way.
-func (e Env) recordName(iface string) string { return e.recordPrefix() + iface + recordSuffix }
+// recordName returns the record's name, on which its place depends. wg-quick finds its place on Debian the same way.
+func (e Env) recordName(iface string, open bool) string {
+	return e.recordPrefix(open) + iface + recordSuffix
+}
 
-const recordSuffix = ".gridwire"
+const (
+	recordSuffix = ".gridwire"
+	// openresolv has records of virtual private networks (dynamic_order) before those of real interfaces, with a metric or without. (A
+	// metric of our own would be worse than none: of the others, those without one come first.)
+	openPrefix = "vpn."
+)
 
-func (e Env) recordPrefix() string {
-	order, _ := e.read("/etc/resolvconf/interface-order")
+// recordPrefix returns, for Debian's resolvconf, the first of interface-order's patterns that is a plain prefix: "tun*", which comes
+// before all real interfaces. openresolv reads that file, too, if it has none of its own.
+func (e Env) recordPrefix(open bool) string {
+	order, ok := e.read("/etc/resolvconf/interface-order")
+	if _, own := e.read("/etc/resolvconf.conf"); open && (own || !ok) {
+		return openPrefix
+	}
 	for line := range strings.SplitSeq(order, "\n") {
 		prefix, ok := strings.CutSuffix(strings.TrimSpace(line), "*")
-		if ok && prefix != "" && strings.Trim(prefix, alnum+"-") == "" {
+		if ok && checkInterface(prefix) == nil {
 			return prefix + "."
 		}
 	}
@@ -120,6 +131,7 @@ func (e Env) recordPrefix() string {
 // ourRecord is what resolvconf keeps for us.
 type ourRecord struct {
 	name, iface string
+	open        bool
 	servers     []netip.Addr
 }
 
@@ -128,6 +140,7 @@ type ourRecord struct {
 func (e Env) records() []ourRecord {
 	var found []ourRecord
 	for _, folder := range []string{"/run/resolvconf/interface", "/run/resolvconf/interfaces"} {
+		open := strings.HasSuffix(folder, "s")
 		entries, _ := os.ReadDir(e.path(folder))
 		for _, entry := range entries {
 			iface, ok := strings.CutSuffix(entry.Name(), recordSuffix)
@@ -135,7 +148,8 @@ func (e Env) records() []ourRecord {
 				continue
 			}
 			text, _ := e.read(filepath.Join(folder, entry.Name()))
-			found = append(found, ourRecord{entry.Name(), strings.TrimPrefix(iface, e.recordPrefix()), nameservers(text)})
+			iface = strings.TrimPrefix(iface, e.recordPrefix(open))
+			found = append(found, ourRecord{entry.Name(), iface, open, nameservers(text)})
 		}
 	}
 	return found
@@ -147,7 +161,7 @@ func restoreResolvconf(ctx context.Context, e Env) (done []string, err error) {
 		if e.alive(rec.iface) {
 			continue
 		}
-		if err := e.deleteRecord(ctx, rec.name); err != nil {
+		if err := e.deleteRecord(ctx, rec.name, rec.open); err != nil {
 			errs = append(errs, fmt.Errorf("delete resolvconf's record %s: %w", rec.name, err))
 			continue
 		}
