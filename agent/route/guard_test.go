@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +127,27 @@ func TestTheGuardKeepsNeighboursOut(t *testing.T) {
 	check(true)
 	fromTunnel(t, link, got)
 	toMyself(t, got)
+}
+
+// TestGuardOfAnyPrefixLength: a pool need not end at a byte.
+func TestGuardOfAnyPrefixLength(t *testing.T) {
+	tunnel(t, "gw0")
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("no nft here")
+	}
+	for _, p := range []string{"10.64.0.0/10", "10.77.16.0/20", "10.0.0.0/8", "10.77.1.2/32", "fd00:1:2::/48", "fd00:1:2:8000::/49"} {
+		if err := setGuard("gw0", nil, []netip.Prefix{netip.MustParsePrefix(p)}); err != nil {
+			t.Fatal(err)
+		}
+		shown := strings.TrimSuffix(p, "/32")
+		out, err := exec.Command("nft", "list", "table", "inet", "gridwire_gw0").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "daddr "+shown+" iifname != @inside") {
+			t.Errorf("the guard of %s: %v\n%s", p, err, out)
+		}
+	}
+	if err := removeGuard("gw0"); err != nil {
+		t.Error(err)
+	}
 }
 
 // listenAll receives UDP at port 5000 of every address.

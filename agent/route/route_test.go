@@ -152,8 +152,9 @@ func TestUpAndCloseLeaveNothing(t *testing.T) {
 	} else {
 		for _, line := range []string{
 			"elements = {", `"lo"`, `"gw0"`, `"wl0"`, "hook prerouting priority raw", "hook postrouting priority 300",
-			"iifname != @inside ip6 daddr fd00:1:2::/48 counter", "iifname != @inside ip6 saddr fd00:1:2::/48 counter",
-			"oifname != @inside ip daddr 10.77.0.0/16 counter", "iifname != @inside ip saddr 10.77.0.0/16 counter",
+			`iif "gw0" accept`, `oif "gw0" accept`,
+			"ip6 daddr fd00:1:2::/48 iifname != @inside counter", "ip6 saddr fd00:1:2::/48 iifname != @inside counter",
+			"ip daddr 10.77.0.0/16 oifname != @inside counter", "ip saddr 10.77.0.0/16 iifname != @inside counter",
 		} {
 			if err != nil || !strings.Contains(string(out), line) {
 				t.Errorf("nft: no %q: %v\n%s", line, err, out)
