@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -49,9 +50,11 @@ func (n renewer) renewal(ctx context.Context) error {
 			case ctx.Err() != nil:
 				return nil
 			default:
-				if !complained {
-					n.log.Warn("cannot renew this node's certificate yet; trying again", "every", pace, "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
+				level := slog.LevelWarn
+				if complained {
+					level = slog.LevelDebug
 				}
+				n.log.Log(ctx, level, "cannot renew this node's certificate yet; trying again", "every", pace, "expires", leaf.NotAfter.Format(time.RFC3339), "err", err)
 				complained, wait = true, pace
 				if m.Bundle {
 					wait = bundleRetry

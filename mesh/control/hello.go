@@ -44,8 +44,8 @@ func (c proof) meet(ctx context.Context, conn *p2p.Conn) {
 	defer cancel()
 	l, err := c.propose(hctx, conn)
 	if err != nil {
-		conn.Close(fmt.Errorf("proving membership to %s at %v: %w", conn.ID().Short(), conn.Remote(), err))
 		c.events.put(evRefused{id: conn.ID(), err: err})
+		c.spare(ctx, conn, fmt.Errorf("proving membership to %s at %v: %w", conn.ID().Short(), conn.Remote(), err))
 		return
 	}
 	cancel()
@@ -56,6 +56,25 @@ func (c proof) meet(ctx context.Context, conn *p2p.Conn) {
 
 // errNotProven is why a stranger's connection ends.
 var errNotProven = errors.New("it was not proven in time")
+
+// spare closes a connection whose proof failed when what goes on on it besides has ended: a node whose certificate has run out renews it
+// as a stranger, and libp2p has one connection for that and for the proof.
+func (c proof) spare(ctx context.Context, conn *p2p.Conn, why error) {
+	ctx, cancel := context.WithTimeout(ctx, enrolTimeout)
+	defer cancel()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for conn.Enrolling()+conn.Serving() > 0 {
+		select {
+		case <-look.C:
+			continue
+		case <-conn.Context().Done():
+		case <-ctx.Done():
+		}
+		break
+	}
+	conn.Close(why)
+}
 
 // await gives the dialler time to prove itself; the stream handler does the rest (answer).
 func (c proof) await(conn *p2p.Conn) {

@@ -37,6 +37,7 @@ type Conn struct {
 	ctx       context.Context // ends with the connection
 	cancel    context.CancelCauseFunc
 	streams   atomic.Int32 // being served
+	enrolling atomic.Int32 // streams of the enrolment protocol that this side has open
 	attempts  atomic.Int32
 	used      atomic.Int64 // Unix nanoseconds
 }
@@ -128,6 +129,9 @@ func (c *Conn) Attempt() int { return int(c.attempts.Add(1)) }
 
 // Serving returns how many streams that the other side opened are being served.
 func (c *Conn) Serving() int { return int(c.streams.Load()) }
+
+// Enrolling returns how many streams of the enrolment protocol this side has open.
+func (c *Conn) Enrolling() int { return int(c.enrolling.Load()) }
 
 // Close ends the connection. The reason is for this side only.
 func (c *Conn) Close(reason error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -102,21 +103,26 @@ func (h *Host) OpenEnrol(ctx context.Context, id mesh.NodeID, addrs []netip.Addr
 	if err != nil {
 		return nil, err
 	}
+	c.enrolling.Add(1)
 	s, err := c.Open(ctx, EnrolProtocol)
 	if err != nil {
+		c.enrolling.Add(-1)
 		return nil, err
 	}
 	c.Use()
-	return &enrolStream{Stream: s, stop: context.AfterFunc(ctx, func() { _ = s.Reset() })}, nil
+	return &enrolStream{Stream: s, conn: c, stop: context.AfterFunc(ctx, func() { _ = s.Reset() })}, nil
 }
 
 // enrolStream ends with the context it was opened in.
 type enrolStream struct {
 	network.Stream
+	conn *Conn
 	stop func() bool
+	once sync.Once
 }
 
 func (s *enrolStream) Close() error {
 	s.stop()
+	s.once.Do(func() { s.conn.enrolling.Add(-1) })
 	return s.Stream.Close()
 }
