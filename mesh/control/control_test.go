@@ -103,6 +103,21 @@ func TestRevocation(t *testing.T) {
 	})
 }
 
+// A revocation reaches a member that has connected just now, before GossipSub has grafted it.
+func TestRevocationReachesAYoungConnection(t *testing.T) {
+	for wait := time.Duration(0); wait < 4*time.Second; wait += 90 * time.Millisecond {
+		inWorld(t, 20*time.Millisecond, func(t *testing.T, w *world) {
+			a, b, bad := w.add(false), w.add(false), w.add(true)
+			a.start(bad)
+			b.start(a, bad)
+			until(t, 2*time.Second, "connected", func() bool { return a.connected(b) && b.connected(a) })
+			time.Sleep(wait)
+			check(t, a.ctl.Publish(t.Context(), w.revoke(1, bad)))
+			until(t, time.Second, "the other side knows", func() bool { return !b.knows(bad) })
+		})
+	}
+}
+
 // A peer that dies is noticed within a heartbeat and its patience, and replaced; it is found again when it is back.
 func TestForwarderDies(t *testing.T) {
 	inWorld(t, 20*time.Millisecond, func(t *testing.T, w *world) {

@@ -158,8 +158,9 @@ func (o *owner) handle(ev any) {
 	case evNews:
 		o.newsAt = now
 		for _, l := range o.links {
-			if at := l.proven.Add(young); now.Before(at) {
-				o.resyncs[l.id] = at
+			soon := now.Add(relearn)
+			if at, planned := o.resyncs[l.id]; now.Before(l.proven.Add(young)) && (!planned || soon.Before(at)) {
+				o.resyncs[l.id] = soon
 			}
 		}
 	case evLearned:
@@ -392,8 +393,13 @@ func (o *owner) resync(now time.Time) {
 		if now.Before(at) {
 			continue
 		}
+		l := o.links[id]
+		if l != nil && l.syncing.Load() {
+			o.resyncs[id] = now.Add(relearn) // that one's digest may be older than the news
+			continue
+		}
 		delete(o.resyncs, id)
-		if l := o.links[id]; l != nil {
+		if l != nil {
 			o.c.work.run(func() { exchange{o.c}.sync(l) })
 		}
 	}
