@@ -117,7 +117,7 @@ func (d *demo) everybody(ctx context.Context) error {
 
 // nobodyBetween sends a lot between two machines behind NATs and counts what all others receive meanwhile.
 func (d *demo) nobodyBetween(ctx context.Context) error {
-	const count, size = 50, 1000
+	const count, size = 200, 1000
 	addr, err := d.laptop.overlay(ctx, "carol")
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (d *demo) nobodyBetween(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.laptop.Exec(ctx, "ping", "-n", "-q", "-c", strconv.Itoa(count), "-i", "0.02", "-s", strconv.Itoa(size), addr); err != nil {
+	if _, err := d.laptop.Exec(ctx, "ping", "-n", "-q", "-c", strconv.Itoa(count), "-i", "0.01", "-s", strconv.Itoa(size), addr); err != nil {
 		return err
 	}
 	after, err := received(ctx, others)
