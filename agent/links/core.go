@@ -271,7 +271,12 @@ func (c *Core) lost(l *link, why string, now time.Time) {
 		c.show(l, Connecting, now)
 	}
 	l.live.probing = false
-	c.ice().again(l, now)
+	switch l.ice.phase {
+	case iceStarting, iceOffered, iceNudged, iceChecking:
+		// The peer has noticed it before us. What is on its way is as good as a new exchange, and ending it here would end it there.
+	default:
+		c.ice().again(l, now)
+	}
 }
 
 func (c *Core) show(l *link, s State, _ time.Time) {

@@ -137,3 +137,28 @@ func TestSymmetricNATCausesNoDoubt(t *testing.T) {
 		t.Errorf("%d probes and %d sessions were started", s.probes-probes, len(s.starts)-starts)
 	}
 }
+
+// Both sides send, so both find out that the path is dead, one a little later: by then a session is on its way, which must go on.
+func TestSideThatNoticesLaterLeavesTheSessionAlone(t *testing.T) {
+	for _, first := range []byte{1, 9} {
+		s := newSim(t)
+		s.oneWay = 100 * time.Millisecond
+		early, late := s.add(first, public), s.add(5, public)
+		s.start(early, late)
+		s.until(3*time.Second, "up", s.bothUp(early, late))
+		s.run(3 * time.Second)
+		s.traffic(early, late, 10*time.Second, true)
+		s.run(time.Second)
+		for _, n := range []*simNode{early, late} { // both have another way to each other
+			s.renumber(n)
+		}
+		s.run(500 * time.Millisecond)
+		s.traffic(late, early, 10*time.Second, true)
+		s.until(2*time.Second, "noticed", func() bool { return s.state(early, late) != Connected })
+		before := len(s.starts)
+		s.until(3*time.Second, "reachable again", s.follows(early, late))
+		if got := len(s.starts) - before; got > 2 {
+			t.Errorf("%d sessions were begun, want one on each side", got)
+		}
+	}
+}

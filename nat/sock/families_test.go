@@ -36,7 +36,7 @@ func TestFamiliesDoNotMixDestinations(t *testing.T) {
 		return &conn.StdNetEndpoint{AddrPort: c.LocalAddr().(*net.UDPAddr).AddrPort()}
 	}
 	nowhere := &conn.StdNetEndpoint{AddrPort: netip.MustParseAddrPort("[100::1234]:9")} // RFC 6666: discarded
-	const senders, rounds = 4, 50 // all of it fits into the receiver's buffer
+	const senders, rounds = 4, 50                                                       // all of it fits into the receiver's buffer
 	buf := make([]byte, 64)
 	var wait sync.WaitGroup
 	for range senders {

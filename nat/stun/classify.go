@@ -98,3 +98,23 @@ func distinct(mappings []nat.Mapping) []netip.AddrPort {
 	})
 	return out
 }
+
+// overlay puts the first answers of a round over the mappings that stand: those whose servers have not answered yet stay, so that a mapped
+// address is not given up and found again each time. An answer that contradicts them, of the same family and the same kind, ends that:
+// this machine or its NAT has moved.
+func overlay(standing, answered []nat.Mapping) []nat.Mapping {
+	alike := func(a, b nat.Mapping) bool {
+		return a.Mapped.Addr().Is4() == b.Mapped.Addr().Is4() && Private(a.Mapped.Addr()) == Private(b.Mapped.Addr())
+	}
+	out := slices.Clone(answered)
+	for _, old := range standing {
+		again := slices.ContainsFunc(answered, func(m nat.Mapping) bool { return m.Server == old.Server })
+		moved := slices.ContainsFunc(answered, func(m nat.Mapping) bool {
+			return alike(m, old) && !slices.ContainsFunc(standing, func(o nat.Mapping) bool { return o.Mapped == m.Mapped })
+		})
+		if !again && !moved {
+			out = append(out, old)
+		}
+	}
+	return out
+}

@@ -121,8 +121,8 @@ func (p *Prober) Run(ctx context.Context) error {
 	}
 }
 
-// round asks every chosen server at once and then has the best mapped addresses tested. A fresh round, which does not trust the report
-// that stands, publishes at every answer, because a join waits for the first. It returns true if Trigger ended it.
+// round asks every chosen server at once and then has the best mapped addresses tested. A fresh round, which doubts the report that
+// stands, publishes at every answer, because a join waits for the first. It returns true if Trigger ended it.
 func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
@@ -141,6 +141,13 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 			results <- result{server, m, err}
 		})
 	}
+	standing := p.Report().Mappings
+	partly := func(answered []nat.Mapping) {
+		if fresh {
+			all := overlay(standing, answered)
+			p.publish(p.judge(all, nil, p.wasReachable(all)))
+		}
+	}
 	var mappings []nat.Mapping
 	var silent []netip.AddrPort
 	for range servers {
@@ -156,9 +163,7 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 				continue
 			}
 			mappings = append(mappings, r.mapping)
-			if fresh {
-				p.publish(p.judge(mappings, nil, p.wasReachable(mappings)))
-			}
+			partly(mappings)
 		}
 	}
 	if ctx.Err() != nil {
@@ -166,9 +171,7 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 	}
 	if m, ok := p.second(ctx, mappings, silent); ok {
 		mappings = append(mappings, m)
-		if fresh {
-			p.publish(p.judge(mappings, nil, p.wasReachable(mappings)))
-		}
+		partly(mappings)
 	}
 	reachable, triggered := p.reach(ctx, mappings)
 	if !triggered && ctx.Err() == nil {

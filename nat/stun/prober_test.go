@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -64,6 +65,24 @@ func TestClassify(t *testing.T) {
 		}
 		if (len(r.Mapped) == 0) != (c.first == "") || c.first != "" && r.Mapped[0] != ap(c.first) {
 			t.Errorf("%s: mapped %v, want %s first", c.name, r.Mapped, c.first)
+		}
+	}
+}
+
+func TestOverlay(t *testing.T) {
+	const s1, s2, s3, lan = "198.51.100.11:9", "198.51.100.12:9", "[2001:db8::11]:9", "192.168.1.3:9"
+	const four, six, near = "203.0.113.9:7000", "[2001:db8::2]:51820", "192.168.1.2:51820"
+	standing := seen(s1, four, s2, four, s3, six, lan, near)
+	for name, c := range map[string]struct{ answered, want []nat.Mapping }{
+		"nothing yet":                  {nil, standing},
+		"the same":                     {seen(s3, six), seen(s3, six, s1, four, s2, four, lan, near)},
+		"another server says the same": {seen("198.51.100.13:9", four), append(seen("198.51.100.13:9", four), standing...)},
+		"the router has moved":         {seen(s2, "203.0.113.8:7000"), seen(s2, "203.0.113.8:7000", s3, six, lan, near)},
+		"a new server says it first":   {seen("198.51.100.13:9", "203.0.113.8:7000"), seen("198.51.100.13:9", "203.0.113.8:7000", s3, six, lan, near)},
+		"this machine has moved":       {seen(lan, "192.168.1.7:51820"), seen(lan, "192.168.1.7:51820", s1, four, s2, four, s3, six)},
+	} {
+		if got := overlay(standing, c.answered); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
 }
