@@ -1,0 +1,13 @@
+//go:build !linux
+
+package dns
+
+import (
+	"net"
+	"syscall"
+)
+
+// onInterface does nothing here: the socket is bound to its address alone, which the leak guard protects.
+func onInterface(syscall.RawConn, string) error { return nil }
+
+func growBuffer(conn *net.UDPConn) { _ = conn.SetReadBuffer(1 << 20) }
