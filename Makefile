@@ -34,11 +34,11 @@ help: ## this list
 build: ## bin/gridwire, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/gridwire
 
-demo: tools build ## a whole mesh on this machine: an internet of network namespaces, five members, a dead founder
+demo: tools build ## a mesh forming across real NATs on this machine, and its founder dying
 	@$(GO) build -buildvcs=false -o bin/demo ./e2e/demo
 	@$(AS) bin/demo
 
-test: tools check unit e2e ## everything: formatting, static checks, unit tests with -race, then the real binary in namespaces
+test: tools check unit e2e ## everything: static checks, unit tests with -race, the real binary in namespaces
 
 check: ## gofmt, go vet, staticcheck
 	@bad=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .); if [ -n "$$bad" ]; then echo "not as gofmt would have it:" $$bad >&2; exit 1; fi
@@ -51,7 +51,7 @@ unit: ## unit and in-process tests, with the race detector
 e2e: build ## the real binary in network namespaces
 	$(TEST) -p 1 -count 1 -timeout 12m ./e2e/...
 
-bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." passes arguments)
+bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." for flags)
 	@$(GO) build -buildvcs=false -o bin/bench ./e2e/bench
 	@$(AS) bin/bench -binary $(BIN) $(BENCH)
 
@@ -65,7 +65,7 @@ tools: ## Debian packages that tests and demo need, if one is missing
 	need $(GO) golang-go; \
 	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
 	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
-	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need gcc 'gcc libc6-dev'; \
+	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need gcc 'gcc libc6-dev'; \
 	[ -z "$$missing" ] && exit 0; \
 	echo "missing:$$missing"; \
 	command -v apt-get >/dev/null || { echo 'no apt-get here: install these with the tools of your system' >&2; exit 1; }; \
@@ -73,7 +73,7 @@ tools: ## Debian packages that tests and demo need, if one is missing
 
 LIB := $(DESTDIR)$(PREFIX)/lib
 
-install: $(BIN) ## binary, systemd unit, user and folders (as root: make build && sudo make install)
+install: $(BIN) ## binary, systemd unit, user, folders (make build && sudo make install)
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gridwire
 	install -D -m 0644 deploy/gridwire.service $(LIB)/systemd/system/gridwire.service
 	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/gridwire.service

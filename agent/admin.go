@@ -78,7 +78,7 @@ func (n admin) tokenMembers() []*wire.TokenMember {
 	id := n.membership.Load().ID()
 	var own []netip.AddrPort
 	own = append(own, n.self.advertised()...)
-	if r := n.prober.Report(); r.Reachable {
+	if r := n.reach.prober.Report(); r.Reachable {
 		own = append(own, r.Mapped...)
 	}
 	own = append(own, n.localAddrPorts()...)

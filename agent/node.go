@@ -45,11 +45,11 @@ type node struct {
 	control *control.Control
 	signal  *signal.Signal
 	enrol   *enrol.Handler
-	prober  *stun.Prober
 	ice     *ice.Factory
 	netmon  *netmon.Monitor
 	router  *route.Router
 	links   *links.Runner
+	names   *names
 	self    *self
 	issuer  *issuing
 	reach   *reach
@@ -111,6 +111,7 @@ func (n *node) buildMesh(m *enrol.Membership) (err error) {
 		return err
 	}
 	n.issuer = &issuing{n: n}
+	n.names = newNames(n)
 	n.control, err = control.New(control.Config{
 		Host: n.base.host, Network: n.root.Network, Directory: n.dir, Self: n.self.record, Boot: n.boot, NetworkSecret: m.Secret,
 		Enrol: n.handleEnrol, Signal: n.handleSignal, Links: n.controlLinks, Log: n.log.With("part", "control"),
@@ -139,7 +140,7 @@ func (n *node) buildNAT(m *enrol.Membership) (err error) {
 	if err != nil {
 		return err
 	}
-	n.prober, err = stun.NewProber(stun.ProberConfig{
+	n.reach.prober, err = stun.NewProber(stun.ProberConfig{
 		Bind: n.reach.stun.Bind, Servers: n.reach.servers, Local: n.localAddrs, Port: n.base.tun.Port, Reach: n.reach.test, Second: n.reach.secondPort, Now: time.Now, Log: n.log.With("part", "stun"),
 	})
 	if err != nil {
@@ -155,7 +156,7 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 		Core:   links.NewCore(id, n.boot, loadEndpoints(n.store), uint64(time.Now().UnixNano())),
 		Tunnel: n.base.tun, ICE: n.ice, Send: n.signal.Send, Interface: n.cfg.Interface, Addr: leaf.Addrs[0], View: n.dir.View(),
 		Passed: func() uint64 { return n.base.tun.Packets() + n.base.sock.Counters().WireGuard },
-		Save:   n.saveEndpoints, OnReport: n.linkReported, Locate: n.prober.Trigger, Log: n.log.With("part", "links"),
+		Save:   n.saveEndpoints, OnReport: n.linkReported, Locate: n.reach.prober.Trigger, Log: n.log.With("part", "links"),
 	})
 }
 
@@ -179,12 +180,13 @@ func (n *node) run(ctx context.Context) error {
 		{"directory", n.dir.Run},
 		{"netmon", n.netmon.Run},
 		{"control", n.control.Run},
-		{"nat prober", n.prober.Run},
+		{"nat prober", n.reach.prober.Run},
 		{"own record", n.self.run},
 		{"links", n.runLinks},
 		{"wiring", n.wire},
 		{"issuer", n.issuer.run},
 		{"renewal", renewer{n}.renewal},
+		{"names", n.names.run},
 		{"metrics", report{n}.metrics},
 	})
 	return err

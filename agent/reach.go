@@ -24,6 +24,7 @@ import (
 type reach struct {
 	n      *node
 	stun   *stun.STUN
+	prober *stun.Prober
 	probes *probeBudget
 	offers *portOffers
 }

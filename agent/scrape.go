@@ -65,10 +65,13 @@ func (n report) listenMetrics(ctx context.Context) (net.Listener, error) {
 func (n report) scrape(ctx context.Context) metrics.Snapshot {
 	view := n.dir.View()
 	s := metrics.Snapshot{
-		Version: Version, NAT: string(n.prober.Report().Type), Members: view.Len(), ControlConnections: len(n.control.Connections()),
+		Version: Version, NAT: string(n.reach.prober.Report().Type), Members: view.Len(), ControlConnections: len(n.control.Connections()),
 	}
 	if _, leaf, _, err := n.membership.Load().Leaf(); err == nil {
 		s.CertificateExpires = leaf.NotAfter
+	}
+	for q, c := range n.names.queries() {
+		s.Queries = append(s.Queries, metrics.Queries{Type: q.Type, RCode: q.RCode, Count: c})
 	}
 	table := n.links.Snapshot(ctx)
 	for p := range view.Peers() {

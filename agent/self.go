@@ -70,8 +70,8 @@ func (s *self) compose() *wire.Record {
 	}
 	advertised := s.advertised()
 	endpoints := advertised
-	if n.prober != nil {
-		report := n.prober.Report()
+	if n.reach != nil && n.reach.prober != nil {
+		report := n.reach.prober.Report()
 		r.Nat = string(report.Type)
 		if report.Reachable {
 			for _, a := range report.Mapped {
@@ -164,7 +164,7 @@ func (s *self) run(ctx context.Context) error {
 }
 
 // learned reports whether any member has answered what this node looks like from outside.
-func (s *self) learned() bool { return len(s.n.prober.Report().Mappings) > 0 }
+func (s *self) learned() bool { return len(s.n.reach.prober.Report().Mappings) > 0 }
 
 func (s *self) publish(ctx context.Context) {
 	it := &wire.Item{Item: &wire.Item_Record{Record: s.current.Load()}}

@@ -38,7 +38,7 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 		},
 		Self: api.Self{
 			Name: string(leaf.Name), ID: m.ID().String(), WireGuardPublicKey: m.Public().String(), Addresses: prefixes(n.addrs(leaf.Addrs)),
-			Interface: n.cfg.Interface, ListenPort: n.base.tun.Port(), Backend: "userspace", NAT: string(n.prober.Report().Type),
+			Interface: n.cfg.Interface, ListenPort: n.base.tun.Port(), Backend: "userspace", NAT: string(n.reach.prober.Report().Type),
 			Issuer: n.issuer.current() != nil, CertificateExpires: &leaf.NotAfter, Version: Version,
 		},
 		Peers: []api.Peer{},
@@ -202,7 +202,7 @@ func (n report) issuers(context.Context) ([]api.Issuer, error) {
 }
 
 func (n report) netcheck(context.Context) (*api.Netcheck, error) {
-	r := n.prober.Report()
+	r := n.reach.prober.Report()
 	out := &api.Netcheck{
 		NAT: string(r.Type), Port: n.base.tun.Port(), Reachable: r.Reachable, Local: []string{}, Mapped: []string{},
 		Servers: []api.NetcheckServer{}, Control: []api.ControlConn{}, Meaning: meaning(r),
@@ -255,7 +255,7 @@ func (n report) explain(ctx context.Context, r api.NameRequest) (*api.Explain, e
 	}
 	l := n.links.Snapshot(ctx)[m.ID]
 	out := &api.Explain{
-		Peer: peerStatus(m, l), SelfNAT: string(n.prober.Report().Type), PeerNAT: string(l.PeerNAT), Pairs: []api.Pair{}, Advice: []string{},
+		Peer: peerStatus(m, l), SelfNAT: string(n.reach.prober.Report().Type), PeerNAT: string(l.PeerNAT), Pairs: []api.Pair{}, Advice: []string{},
 	}
 	for _, p := range l.Pairs {
 		out.Pairs = append(out.Pairs, api.Pair{

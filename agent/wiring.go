@@ -22,7 +22,7 @@ func (n *node) wire(ctx context.Context) error {
 	defer stopConns()
 	nets, stopNets := n.netmon.Watch()
 	defer stopNets()
-	reports, stopReports := n.prober.Watch()
+	reports, stopReports := n.reach.prober.Watch()
 	defer stopReports()
 	proven := 0
 	for {
@@ -41,7 +41,7 @@ func (n *node) wire(ctx context.Context) error {
 			}
 			if now > proven {
 				n.links.Post(links.SignalPathChanged{})
-				n.prober.Trigger()
+				n.reach.prober.Trigger()
 			}
 			proven = now
 			n.self.nudge()
@@ -57,7 +57,7 @@ func (n *node) wire(ctx context.Context) error {
 func (n *node) networkChanged() {
 	n.log.Info("this machine's network changed", "addresses", n.localAddrs())
 	n.control.NetworkChanged(n.controlLinks())
-	n.prober.Trigger()
+	n.reach.prober.Trigger()
 	n.links.Post(links.NetworkChanged{})
 	if _, err := n.router.Recheck(); err != nil {
 		n.log.Warn("could not look for an IPv4 clash again", "err", err)

@@ -53,6 +53,7 @@ type Config struct {
 	MTU       int      // of the overlay interface
 	LogLevel  slog.Level
 	Lifetime  time.Duration // of the certificates that this node gives, where it is an issuer
+	DNS       DNS
 }
 
 // raw is what a file, the environment or flags say, before it is checked. The toml names are the flags' names.
@@ -69,6 +70,7 @@ type raw struct {
 	MTU       int      `toml:"mtu"`
 	LogLevel  string   `toml:"log-level"`
 	Lifetime  string   `toml:"certificate-lifetime"`
+	DNS       rawDNS   `toml:"dns"`
 }
 
 // Flags registers the agent's flags. State and socket are registered by the root command, for all commands.
@@ -92,7 +94,7 @@ func Flags(fs *pflag.FlagSet) {
 func Load(flags *pflag.FlagSet, getenv func(string) string) (*Config, error) {
 	r := raw{
 		State: DefaultState, Socket: DefaultSocket, Interface: DefaultInterface, Metrics: DefaultMetrics,
-		Page: "off", MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime,
+		Page: "off", MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime, DNS: rawDNS{Serve: true},
 	}
 	if err := r.file(flags, getenv); err != nil {
 		return nil, err
@@ -229,6 +231,9 @@ func (r *raw) check() (*Config, error) {
 	var err error
 	if c.Lifetime, err = time.ParseDuration(r.Lifetime); err != nil || c.Lifetime < minLifetime || c.Lifetime > maxLifetime {
 		return nil, fmt.Errorf("--certificate-lifetime %q: want a time from %v to %v, like 168h", r.Lifetime, minLifetime, maxLifetime)
+	}
+	if c.DNS, err = r.DNS.check(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }

@@ -49,6 +49,16 @@ func TestCertificateLifetime(t *testing.T) {
 	}
 }
 
+func TestDNSUpstreamMayLeaveThePortOut(t *testing.T) {
+	c, err := load(t, "[dns]\nupstream = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]\n", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.DNS.Upstream) != 2 || c.DNS.Upstream[0].String() != "192.0.2.53:53" || c.DNS.Upstream[1].Port() != 5353 || !c.DNS.Serve {
+		t.Errorf("%+v", c.DNS)
+	}
+}
+
 func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 	for name, tc := range map[string]struct {
 		file string
@@ -68,6 +78,9 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 		"lifetime":       {args: []string{"--certificate-lifetime", "29s"}, want: "like 168h"},
 		"lifetime unit":  {env: map[string]string{"GRIDWIRE_CERTIFICATE_LIFETIME": "30"}, want: "like 168h"},
 		"level":          {args: []string{"--log-level", "loud"}, want: "debug, info"},
+		"dns upstream":   {file: "[dns]\nupstream = [\"resolver\"]\n", want: "dns.upstream"},
+		"dns unknown":    {file: "[dns]\nupsteam = []\n", want: "unknown key"},
+		"dns nobody":     {file: "[dns]\nserve = false\nupstream = [\"192.0.2.53\"]\n", want: "contradicts"},
 		"env port":       {env: map[string]string{"GRIDWIRE_LISTEN": "70000"}, want: "no port number"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -24,6 +24,13 @@ type Snapshot struct {
 	CertificateExpires time.Time
 	ControlConnections int
 	Peers              []Peer
+	Queries            []Queries
+}
+
+// Queries counts answered DNS questions of one kind.
+type Queries struct {
+	Type, RCode string
+	Count       uint64
 }
 
 // Peer is one link.
@@ -39,7 +46,7 @@ type collector struct {
 	source Source
 
 	up, path, loss, rx, tx, handshake, connect, rtt *prometheus.Desc
-	nat, members, expiry, control, build            *prometheus.Desc
+	nat, members, expiry, control, build, queries   *prometheus.Desc
 }
 
 // Handler returns an HTTP handler for /metrics with a registry of its own.
@@ -67,13 +74,14 @@ func newCollector(source Source) *collector {
 		members:   d("members", "Members of the network, this node included, online or not."),
 		expiry:    d("certificate_expiry_timestamp_seconds", "Unix time at which this node's certificate expires."),
 		control:   d("control_connections", "Control connections to proven members."),
+		queries:   d("dns_queries_total", "DNS questions answered, by type and response code.", "type", "rcode"),
 		build:     d("build_info", "The program's version; always 1.", "version"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.up, c.path, c.rtt, c.loss, c.rx, c.tx, c.handshake, c.connect, c.nat, c.members, c.expiry, c.control, c.build} {
+	for _, d := range []*prometheus.Desc{c.up, c.path, c.rtt, c.loss, c.rx, c.tx, c.handshake, c.connect, c.nat, c.members, c.expiry, c.control, c.build, c.queries} {
 		ch <- d
 	}
 }
@@ -91,6 +99,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.members, float64(s.Members))
 	gauge(c.control, float64(s.ControlConnections))
 	gauge(c.expiry, float64(s.CertificateExpires.Unix()))
+	for _, q := range s.Queries {
+		ch <- prometheus.MustNewConstMetric(c.queries, prometheus.CounterValue, float64(q.Count), q.Type, q.RCode)
+	}
 	for _, p := range s.Peers {
 		c.peer(ch, gauge, p)
 	}
