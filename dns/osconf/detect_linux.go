@@ -32,9 +32,9 @@ func detect(ctx context.Context, e Env) (backend, error) {
 	raw, _ := e.read(resolvConf)
 	text := foreign(raw)
 	var bus Bus
+	noBus := errors.New("there is no D-Bus")
 	if e.Bus != nil {
-		var err error
-		if bus, err = e.Bus(ctx); err == nil {
+		if bus, noBus = e.Bus(ctx); noBus == nil {
 			defer bus.Close()
 		} else {
 			bus = nil
@@ -42,7 +42,11 @@ func detect(ctx context.Context, e Env) (backend, error) {
 	}
 	stub := asksResolved(text)
 	if stub || asksNSSResolve(e) {
-		switch up, err := running(ctx, bus, resolvedName); {
+		up, err := false, noBus
+		if bus != nil {
+			up, err = running(ctx, bus, resolvedName)
+		}
+		switch {
 		case up:
 			return &resolved{e}, nil
 		case stub && err != nil:
@@ -81,9 +85,6 @@ func (e Env) run(ctx context.Context, program string, args ...string) (string, e
 
 // running asks the bus for a service. The error says why it is not there.
 func running(ctx context.Context, bus Bus, name string) (bool, error) {
-	if bus == nil {
-		return false, errors.New("D-Bus does not answer")
-	}
 	var up bool
 	err := bus.Call(ctx, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", []any{name}, &up)
 	if err == nil && !up {

@@ -40,10 +40,10 @@ func (e Env) follow(name string) (string, error) {
 	return "", fmt.Errorf("%s: too many symbolic links", name)
 }
 
-// replace gives a file a new content, whole or not at all, and keeps it through a power cut. The mode is the former one's, or 0644.
-func replace(path, text string) error {
+// replace gives a file a new content, whole or not at all, and keeps it through a power cut. Mode and owner are like's, or 0644 and ours.
+func replace(path, text, like string) error {
 	mode := fs.FileMode(0o644)
-	info, err := os.Stat(path)
+	info, err := os.Stat(like)
 	if err == nil {
 		mode = info.Mode().Perm()
 	}

@@ -13,6 +13,10 @@
 //	macOS            /etc/resolver/DOMAIN                          yes               our domain fails, the rest works
 //	Windows          a rule in the name resolution policy table    yes               our domain fails, the rest works
 //
+// The rights it takes: root; for systemd-resolved, instead, a polkit rule that allows org.freedesktop.resolve1.set-default-route,
+// .set-domains, .set-dnssec, .set-dns-over-tls, .set-llmnr, .set-mdns, .set-dns-servers and .revert to the agent's user. CAP_NET_ADMIN
+// is not enough: resolved does not believe what dbus-daemon says of capabilities (tried with version 252).
+//
 // Where it says "no", the machine sends us all its questions (Manager.NeedsUpstream): our server has to forward them to
 // Manager.Upstream before Apply is called.
 package osconf

@@ -17,7 +17,7 @@ func (e Env) writeOwn(name, text string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return rights(err)
 	}
-	return rights(replace(e.path(name), text))
+	return rights(replace(e.path(name), text, e.path(name)))
 }
 
 // removeOwn removes a file that is ours as a whole and as we left it.

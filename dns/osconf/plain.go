@@ -244,7 +244,7 @@ func (f *confFile) keep(base string) error {
 	if base == f.text && !f.mounted && os.Link(f.path, f.backup) == nil {
 		return syncFolder(filepath.Dir(f.path))
 	}
-	return replace(f.backup, base)
+	return replace(f.backup, base, f.path)
 }
 
 func (f *confFile) forget() error {
@@ -265,7 +265,7 @@ func (f *confFile) write(text string) error {
 	if f.mounted {
 		return overwrite(f.path, text)
 	}
-	err := replace(f.path, text)
+	err := replace(f.path, text, f.path)
 	if errors.Is(err, syscall.EBUSY) { // a mount point after all
 		return overwrite(f.path, text)
 	}

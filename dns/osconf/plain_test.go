@@ -306,6 +306,7 @@ func TestPlainInPlace(t *testing.T) {
 	m := newMachine(t)
 	m.write(resolvConf, original)
 	m.write("/proc/thread-self/mountinfo", "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 21 8:1 /docker/resolv.conf /etc/resolv.conf rw - ext4 /dev/sda1 rw\n")
+	noError(t, os.Chmod(m.env.path(resolvConf), 0o640))
 	before, _ := os.Stat(m.env.path(resolvConf))
 	k := plainManager(m)
 	noError(t, k.Apply(ctx, settings()))
@@ -315,6 +316,9 @@ func TestPlainInPlace(t *testing.T) {
 	copies, _ := filepath.Glob(m.env.path(resolvConf) + ".before-gridwire-*")
 	if len(copies) != 1 {
 		t.Fatal("no copy beside it:", copies)
+	}
+	if info, _ := os.Stat(copies[0]); info.Mode() != 0o640 {
+		t.Error("the copy may be read by more than the original:", info.Mode())
 	}
 	noError(t, k.Revert(ctx))
 	m.wantText(resolvConf, original)
