@@ -1,8 +1,9 @@
 // Package osconf points the operating system's resolver at this node for the network's domain, and puts everything back.
 //
 // It owns nothing but what it wrote itself, and knows its own by a mark: resolver settings of one interface, a record, a rule, or marked
-// lines in a file. It never answers or forwards a question, never edits another program's lines, and never leaves a machine without a
-// name server: what was there before stays behind ours.
+// lines in a file. It never answers or forwards a question, never changes another program's lines (two it may silence by a mark in front:
+// `options rotate`, and the search list if Search wants a longer one), and never leaves a machine without a name server: what was there
+// before stays behind ours.
 //
 //	system           mechanism                                     only our domain?  if the agent is killed
 //	systemd-resolved per-link servers and routing domains, D-Bus   yes               gone with the interface
