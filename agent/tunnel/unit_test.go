@@ -21,16 +21,16 @@ func TestTrimmer(t *testing.T) {
 	}
 	repeat := func(n int, s second) []second { return slices.Repeat([]second{s}, n) }
 	join := func(parts ...[]second) []second { return slices.Concat(parts...) }
-	quiet, once := second{0, false}, []second{{0, true}}
+	quiet, once, wait := second{0, false}, []second{{0, true}}, int(trimQuiet/time.Second)
 	for name, seconds := range map[string][]second{
 		"idle for ever":           repeat(600, quiet),
 		"probes only":             repeat(600, second{100, false}),
-		"burst, then quiet":       join(repeat(10, second{200_000, false}), repeat(3, quiet), once, repeat(100, quiet)),
+		"burst, then quiet":       join(repeat(10, second{200_000, false}), repeat(wait, quiet), once, repeat(100, quiet)),
 		"full speed for ever":     repeat(600, second{200_000, false}),
-		"a pause is no end":       join(repeat(3, second{200_000, false}), repeat(3, quiet), repeat(3, second{200_000, false}), repeat(3, quiet), once),
-		"big, then a small steam": join(repeat(3, second{200_000, false}), repeat(3, second{10_000, false}), []second{{10_000, true}}, repeat(100, second{10_000, false})),
-		"big, then middling":      join(repeat(3, second{200_000, false}), repeat(100, second{50_000, false}), repeat(3, quiet), once),
-		"two bursts":              join(repeat(2, second{9000, false}), repeat(3, quiet), once, repeat(9, quiet), repeat(2, second{9000, false}), repeat(3, quiet), once),
+		"a pause is no end":       join(repeat(3, second{200_000, false}), repeat(wait, quiet), repeat(3, second{200_000, false}), repeat(wait, quiet), once),
+		"big, then a small steam": join(repeat(3, second{200_000, false}), repeat(wait, second{10_000, false}), []second{{10_000, true}}, repeat(100, second{10_000, false})),
+		"big, then middling":      join(repeat(3, second{200_000, false}), repeat(100, second{50_000, false}), repeat(wait, quiet), once),
+		"two bursts":              join(repeat(2, second{9000, false}), repeat(wait, quiet), once, repeat(3*wait, quiet), repeat(2, second{9000, false}), repeat(wait, quiet), once),
 	} {
 		var m trimmer
 		now, packets := time.Unix(1000, 0), uint64(0)
