@@ -69,13 +69,17 @@ func (c *Control) Path(id mesh.NodeID, addr netip.AddrPort) {
 		return
 	}
 	c.book.setPath(id, addr)
-	c.events.put(evNear{})
+	if !addr.IsValid() {
+		id = mesh.NodeID{}
+	}
+	c.events.put(evNear{id})
 }
 
 // foundOnLAN takes in what multicast has found.
 func (c *Control) foundOnLAN(id mesh.NodeID, addrs []netip.AddrPort) {
 	if c.known(id) && c.book.found(id, addrs) {
-		c.events.put(evNear{})
+		c.log.Debug("found a member on the LAN", "node", id.Short(), "addresses", addrs)
+		c.events.put(evNear{id})
 	}
 }
 

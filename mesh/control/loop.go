@@ -29,7 +29,7 @@ type (
 	}
 	evNews    struct{}                   // something was gossiped: links too young to be in GossipSub's mesh may have missed it
 	evLearned struct{ from mesh.NodeID } // an exchange with this member brought news
-	evNear    struct{}                   // a way to a member was found or lost
+	evNear    struct{ id mesh.NodeID }   // a way to this member was found; with a zero ID, lost
 	evNetwork struct{ links []Link }
 )
 
@@ -170,6 +170,7 @@ func (o *owner) handle(ev any) {
 			}
 		}
 	case evNear:
+		o.step(policy.Found{ID: e.id}, now)
 		o.look(now.Add(nearSoon))
 	case evNetwork:
 		o.network(e.links)

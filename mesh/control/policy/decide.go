@@ -20,14 +20,35 @@ func (p *Policy) decide(now time.Time) []Action {
 	}
 	// A reachable member with no reachable peer is found by the others; it dials only when it has nobody at all.
 	if len(d.keep) < Want && (!p.reachable || len(p.ups) == 0) {
+		far := d.want
+		d.want = nil
 		d.walk(p.near, Want)
 		d.keepUps(p.rest, Want)
+		if len(p.ups) == 0 {
+			// In turn: where there is no internet, dials to all who are out there would keep the neighbours waiting.
+			far, d.want = alternate(d.want, far), nil
+		}
+		d.want = append(far, d.want...)
 	}
 	if len(p.ups) == 0 {
 		d.walk(p.rest, Want)
 	}
 	d.apply()
 	return d.out
+}
+
+// alternate returns the first of a, the first of b, the second of a, and so on.
+func alternate(a, b []*node) []*node {
+	out := make([]*node, 0, len(a)+len(b))
+	for i := range max(len(a), len(b)) {
+		if i < len(a) {
+			out = append(out, a[i])
+		}
+		if i < len(b) {
+			out = append(out, b[i])
+		}
+	}
+	return out
 }
 
 type decision struct {

@@ -65,6 +65,8 @@ type (
 		ID mesh.NodeID
 		At time.Time
 	}
+	// Found says that another way to a member is known now: what failed before may work, and a dial under way does not know it.
+	Found struct{ ID mesh.NodeID }
 	// NetworkChanged says that this machine's addresses or routes changed: what failed before may work now.
 	NetworkChanged struct{}
 	// Tick says that Next has come.
@@ -76,6 +78,7 @@ func (Up) event()             {}
 func (Down) event()           {}
 func (Failed) event()         {}
 func (Used) event()           {}
+func (Found) event()          {}
 func (NetworkChanged) event() {}
 func (Tick) event()           {}
 
@@ -159,6 +162,15 @@ func (p *Policy) Step(ev Event, now time.Time) []Action {
 			n.used = e.At
 		}
 		return nil // can only put off what is due
+	case Found:
+		n := p.nodes[e.ID]
+		if n == nil {
+			return nil // Members brings it
+		}
+		n.fails = 0
+		if n.dialing {
+			return append(p.decide(now), Action{Verb: Dial, ID: n.ID})
+		}
 	case NetworkChanged:
 		for _, n := range p.nodes {
 			n.fails = 0

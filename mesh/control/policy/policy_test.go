@@ -166,6 +166,49 @@ func TestDeadFirstChoiceIsReplacedAndTriedSeldom(t *testing.T) {
 }
 
 // A connection that ends at once, again and again, must not be dialled again at once.
+// A member is dialled where it no longer is, and fails again and again; then it is found on the LAN.
+func TestFoundMemberIsDialledAtOnce(t *testing.T) {
+	p := New(id(0))
+	peer := Peer{ID: id(1), Dialable: true}
+	dialled := func(as []Action) bool { return slices.Equal(verbs(as, Dial), []mesh.NodeID{id(1)}) }
+	if as := p.Step(Members{Peers: []Peer{peer}}, start); !dialled(as) {
+		t.Fatalf("at the start: %v", as)
+	}
+	now := start.Add(time.Second)
+	if as := p.Step(Found{id(1)}, now); !dialled(as) {
+		t.Errorf("found while a dial is under way: %v", as)
+	}
+	for range 6 {
+		p.Step(Failed{id(1)}, now)
+		p.Step(Failed{id(1)}, now) // the second dial
+		now = now.Add(2 * loneRetry)
+		if as := p.Step(Tick{}, now); !dialled(as) {
+			t.Fatalf("the retry: %v", as)
+		}
+	}
+	p.Step(Failed{id(1)}, now)
+	if as := p.Step(Tick{}, now.Add(time.Second)); len(as) != 0 {
+		t.Fatalf("no pause: %v", as)
+	}
+	if as := p.Step(Found{id(1)}, now.Add(time.Second)); !dialled(as) {
+		t.Errorf("found in the pause: %v", as)
+	}
+	if p.inFlight != 1 {
+		t.Errorf("%d dials in flight, want 1", p.inFlight)
+	}
+}
+
+// With no internet, dials to everybody who is out there take their time to fail; neighbours need not wait for that.
+func TestNeighboursAreDialledBesideTheFarOnes(t *testing.T) {
+	p := New(id(0))
+	peers := append(reachables(1, 20), Peer{ID: id(50), Near: true, Dialable: true}, Peer{ID: id(51), Near: true, Dialable: true})
+	dials := verbs(p.Step(Members{Peers: peers}, start), Dial)
+	near := slices.DeleteFunc(slices.Clone(dials), func(n mesh.NodeID) bool { return n != id(50) && n != id(51) })
+	if len(dials) != burst || len(near) != 2 {
+		t.Errorf("dialled %d, %d of them neighbours; want %d and 2", len(dials), len(near), burst)
+	}
+}
+
 func TestShortConnectionsBackOff(t *testing.T) {
 	p := New(id(0))
 	now := start
