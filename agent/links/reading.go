@@ -21,6 +21,7 @@ type reading struct {
 // due reports whether the counters are to be read now.
 func (r *reading) due(passed func() uint64, now time.Time) bool {
 	if passed == nil {
+		r.left = 1
 		return true
 	}
 	if p := passed(); p != r.passed {
@@ -33,6 +34,16 @@ func (r *reading) due(passed func() uint64, now time.Time) bool {
 	r.left = max(r.left-1, 0)
 	r.next = now.Add(readingEvery)
 	return true
+}
+
+// waiting reports whether an answer is due on any link, so that time has to be measured well although nothing passes.
+func (c *Core) waiting() bool {
+	for _, l := range c.links {
+		if l.live.probing || !l.live.nextShake.IsZero() || !l.live.unanswered.IsZero() {
+			return true
+		}
+	}
+	return false
 }
 
 // doubt says that the tunnel was changed.

@@ -143,7 +143,7 @@ func (r *Runner) loop(ctx context.Context) {
 }
 
 func (r *Runner) countInterval(now time.Time) time.Duration {
-	if r.cfg.Core.Busy(now) {
+	if r.cfg.Core.Busy(now) && (r.reading.left > 0 || r.cfg.Core.waiting()) {
 		return countBusy
 	}
 	return countIdle
