@@ -75,6 +75,8 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 		c.viewChanged(ev.View, now)
 	case SignalArrived:
 		c.ice().signalArrived(ev, now)
+	case SignalSent:
+		c.ice().signalSent(ev)
 	case SignalFailed:
 		c.ice().signalFailed(ev, now)
 	case ICEStarted:
@@ -240,10 +242,19 @@ func (c *Core) moveTo(l *link, ep netip.AddrPort) {
 	c.do(SetEndpoint{Key: l.m.WireGuard, Endpoint: ep})
 }
 
+// signalPathChanged tries again what nobody could carry, and what is still being carried by way of somebody who may be gone: signalling
+// waits for each of them.
 func (c *Core) signalPathChanged(now time.Time) {
 	for _, l := range c.links {
-		if !l.up && l.ice.phase == iceNone && !l.retry.iceFailed {
-			c.ice().again(l, now)
+		switch l.ice.phase {
+		case iceNone:
+			if !l.up && !l.retry.iceFailed {
+				c.ice().again(l, now)
+			}
+		case iceOffered, iceNudged:
+			if !l.ice.carried {
+				c.ice().again(l, now)
+			}
 		}
 	}
 }

@@ -28,6 +28,7 @@ type iceState struct {
 	remote   *nat.Description // of the offer that is being answered
 	delay    time.Duration
 	pairs    []nat.Pair
+	carried  bool // while iceOffered or iceNudged: the peer has it
 	stale    bool // while iceStarting: what the description will say is out of date
 }
 
@@ -90,7 +91,7 @@ func (c negotiation) closeICE(l *link) {
 	l.ice.phase = iceNone
 	l.ice.deadline = time.Time{}
 	l.ice.remote = nil
-	l.ice.stale = false
+	l.ice.stale, l.ice.carried = false, false
 }
 
 func (c negotiation) iceStarted(ev ICEStarted, now time.Time) {
@@ -186,6 +187,12 @@ func toDescription(d *wire.Description) nat.Description {
 		out.Candidates = append(out.Candidates, nat.Candidate{Type: nat.CandidateType(cand.Type), Addr: addr, Priority: cand.Priority})
 	}
 	return out
+}
+
+func (c negotiation) signalSent(ev SignalSent) {
+	if l, ok := c.links[ev.To]; ok && l.ice.session == ev.Session {
+		l.ice.carried = true
+	}
 }
 
 func (c negotiation) signalFailed(ev SignalFailed, now time.Time) {

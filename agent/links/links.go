@@ -64,6 +64,12 @@ type SignalArrived struct {
 	Delay  time.Duration
 }
 
+// SignalSent says that the peer has acknowledged what Send carried.
+type SignalSent struct {
+	To      mesh.NodeID
+	Session uint64
+}
+
 // SignalFailed says that Send could not be delivered.
 type SignalFailed struct {
 	To      mesh.NodeID
@@ -132,6 +138,7 @@ type Tick struct{}
 
 func (ViewChanged) event()       {}
 func (SignalArrived) event()     {}
+func (SignalSent) event()        {}
 func (SignalFailed) event()      {}
 func (ICEStarted) event()        {}
 func (ICESelected) event()       {}

@@ -162,3 +162,34 @@ func TestSideThatNoticesLaterLeavesTheSessionAlone(t *testing.T) {
 		}
 	}
 }
+
+// The member that was to carry the offer is gone, which takes its time to be known; meanwhile another connection has come up.
+func TestSignalThatIsStuckIsSentAgainByTheNewWay(t *testing.T) {
+	for _, first := range []byte{1, 9} {
+		s := newSim(t)
+		s.signal = func(_, _ mesh.NodeID) bool { return false }
+		s.patience = answerTimeout
+		a, b := s.add(first, behindNAT), s.add(5, behindNAT)
+		s.start(a, b)
+		s.run(500 * time.Millisecond)
+		s.signal = func(_, _ mesh.NodeID) bool { return true }
+		s.step(a, SignalPathChanged{})
+		s.step(b, SignalPathChanged{})
+		s.until(time.Second, "up", s.bothUp(a, b))
+	}
+}
+
+// Connections come up all the time; what the peer has got already is not sent again for that.
+func TestSignalThatArrivedIsNotSentAgain(t *testing.T) {
+	s := newSim(t)
+	a, b := s.add(1, behindNAT), s.add(5, behindNAT)
+	s.start(a)
+	b.core = NewCore(b.id, 1, nil, 1) // it does not know a yet, so it says nothing
+	s.run(4*s.oneWay + 10*time.Millisecond)
+	before := len(s.starts)
+	s.step(a, SignalPathChanged{})
+	s.run(s.oneWay)
+	if got := len(s.starts) - before; got != 0 {
+		t.Errorf("%d sessions were begun", got)
+	}
+}

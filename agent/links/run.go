@@ -3,6 +3,7 @@ package links
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -248,7 +249,11 @@ func (r *Runner) act(ctx context.Context, a Action) {
 		r.report(a)
 	}
 	if err != nil {
-		r.cfg.Log.Warn("link action failed", "action", a, "err", err)
+		level := slog.LevelWarn
+		if _, ok := a.(Handshake); ok {
+			level = slog.LevelDebug // no route, as on a switch with no internet; it is tried again, and the link's state is logged
+		}
+		r.cfg.Log.Log(ctx, level, "link action failed", "what", fmt.Sprintf("%T", a), "action", a, "err", err)
 	}
 }
 
@@ -289,7 +294,10 @@ func (r *Runner) send(ctx context.Context, a Send) {
 	r.wg.Go(func() { // Run waits; ctx bounds it
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
-		if err := r.cfg.Send(ctx, a.To, a.Signal); err != nil && !errors.Is(err, context.Canceled) {
+		switch err := r.cfg.Send(ctx, a.To, a.Signal); {
+		case err == nil:
+			r.Post(SignalSent{To: a.To, Session: a.Signal.Session})
+		case !errors.Is(err, context.Canceled):
 			r.Post(SignalFailed{To: a.To, Session: a.Signal.Session, Reason: err.Error()})
 		}
 	})

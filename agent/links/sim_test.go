@@ -19,13 +19,14 @@ type sim struct {
 	nodes map[mesh.NodeID]*simNode
 	order int
 
-	oneWay  time.Duration // data path, and half of what signalling takes
-	signal  func(from, to mesh.NodeID) bool
-	ice     func(a, b *simNode) bool                    // does a pair exist
-	carries func(a, b *simNode, to netip.AddrPort) bool // does a packet sent by a to that endpoint reach b
-	reports []Report
-	probes  int
-	starts  []time.Time
+	oneWay   time.Duration // data path, and half of what signalling takes
+	signal   func(from, to mesh.NodeID) bool
+	patience time.Duration                               // until signalling says that it failed
+	ice      func(a, b *simNode) bool                    // does a pair exist
+	carries  func(a, b *simNode, to netip.AddrPort) bool // does a packet sent by a to that endpoint reach b
+	reports  []Report
+	probes   int
+	starts   []time.Time
 }
 
 type simNode struct {
@@ -70,7 +71,7 @@ func (q *queue) Pop() any {
 
 func newSim(t *testing.T) *sim {
 	s := &sim{
-		t: t, now: time.UnixMilli(1_800_000_000_000), nodes: map[mesh.NodeID]*simNode{}, oneWay: 20 * time.Millisecond,
+		t: t, now: time.UnixMilli(1_800_000_000_000), nodes: map[mesh.NodeID]*simNode{}, oneWay: 20 * time.Millisecond, patience: time.Millisecond,
 	}
 	s.signal = func(_, _ mesh.NodeID) bool { return true }
 	s.ice = func(_, _ *simNode) bool { return true }
@@ -167,10 +168,11 @@ func (s *sim) act(n *simNode, a Action) {
 func (s *sim) send(n *simNode, a Send) {
 	to := s.nodes[a.To]
 	if !s.signal(n.id, a.To) {
-		s.after(time.Millisecond, func() { s.step(n, SignalFailed{a.To, a.Signal.Session, "nobody carries it"}) })
+		s.after(s.patience, func() { s.step(n, SignalFailed{a.To, a.Signal.Session, "nobody carries it"}) })
 		return
 	}
 	s.after(2*s.oneWay, func() { s.step(to, SignalArrived{From: n.id, Signal: a.Signal, Delay: 2 * s.oneWay}) })
+	s.after(4*s.oneWay, func() { s.step(n, SignalSent{a.To, a.Signal.Session}) })
 }
 
 // located is the answer of members that were asked how they see n.
