@@ -34,8 +34,8 @@ func (n admin) find(name string) (*mesh.Member, error) {
 	return m, nil
 }
 
-func (n admin) invite(_ context.Context, r api.InviteRequest) (*api.InviteResponse, error) {
-	iss := n.issuer.current()
+func (n admin) invite(ctx context.Context, r api.InviteRequest) (*api.InviteResponse, error) {
+	iss := n.issuer.soon(ctx)
 	if iss == nil {
 		return nil, refusef("this node is no issuer, so it cannot invite; run this on %s", n.issuerNames())
 	}

@@ -25,6 +25,27 @@ type issuing struct {
 // current returns the issuer, or nil.
 func (i *issuing) current() *enrol.Issuer { return i.cur.Load() }
 
+// soon is current for who asks in the first moments of a node, before the directory has told what this node is.
+func (i *issuing) soon(ctx context.Context) *enrol.Issuer {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		if iss := i.current(); iss != nil {
+			return iss
+		}
+		if me, ok := i.n.dir.View().Me(); ok && !me.Issuer {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return i.current()
+		}
+	}
+}
+
 // run follows the directory: an appointment arrives by gossip, also while this node was off.
 func (i *issuing) run(ctx context.Context) error {
 	views, cancel := i.n.dir.Watch()

@@ -18,7 +18,13 @@ import (
 // TestFoundInviteJoin: a founder whose agent waited for init, and three ways in: agent --join, join with nobody running and the agent
 // afterwards, and join beside a running agent.
 func TestFoundInviteJoin(t *testing.T) {
-	w := newWorld(t, lab.Options{})
+	for internet, prefix := range internets {
+		t.Run(internet, func(t *testing.T) { testFoundInviteJoin(t, lab.Options{Internet: prefix}) })
+	}
+}
+
+func testFoundInviteJoin(t *testing.T, o lab.Options) {
+	w := newWorld(t, o)
 	alice, bob, carol, dave := w.public("alice"), w.public("bob"), w.public("carol"), w.public("dave")
 
 	w.start(alice) // waits, as systemd starts it before anybody has said anything

@@ -133,6 +133,26 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// TestRootKeySurvives leaving, and founding another network where one was founded before.
+func TestRootKeySurvives(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice := w.public("alice")
+	w.found(alice)
+	path := filepath.Join(alice.State(), "root.key")
+	key := must(os.ReadFile(path))(t)
+	w.run(alice, "leave", "--yes")
+	w.eventually(5*time.Second, "the agent waits", func() bool { return strings.Contains(w.run(alice, "status"), "no member") })
+	if now, err := os.ReadFile(path); err != nil || string(now) != string(key) {
+		t.Errorf("the root key after leaving: %v", err)
+	}
+	w.fails(alice, statusRefused, []string{"root key of a network", path, "move it"}, "init", "ranch", "--node", "alice")
+	if err := os.Rename(path, filepath.Join(w.Dir(), "root.key")); err != nil {
+		t.Fatal(err)
+	}
+	w.run(alice, "init", "ranch", "--node", "alice")
+	w.eventually(5*time.Second, "the agent has picked it up", func() bool { return w.status(alice).Network.Name == "ranch" })
+}
+
 // TestIssuersOutliveTheFounder: zoe, appointed by the founder, admits, renews and revokes when the founder is dead.
 func TestIssuersOutliveTheFounder(t *testing.T) {
 	w := newWorld(t, lab.Options{})

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/mesh/enrol"
 )
 
 // change bounds a command that changes the network.
@@ -94,11 +97,20 @@ func leaveCommand(g *globals) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s has left %s; its keys are wiped\n", st.Self.Name, st.Network.Name)
+			if root := filepath.Join(g.state, enrol.FileRootKey); exists(root) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "The root key of %s stays in %s: it is the network's. Move it to where you keep it, or, if the network is to end, shred it.\n",
+					st.Network.Name, root)
+			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "leave also if this machine is an issuer")
 	return cmd
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func issuerCommand(g *globals) *cobra.Command {

@@ -33,16 +33,16 @@ func (d *Directory) Judge(chain [][]byte, now time.Time) (*pki.Leaf, error) {
 	}
 	leaf, iss, err := o.verify(chain)
 	if err != nil {
-		return nil, fmt.Errorf("judging a membership proof: %w", err)
+		return nil, err
 	}
 	if now.Before(leaf.NotBefore) {
 		now = leaf.NotBefore
 	}
 	if err := leaf.CheckTime(now); err != nil {
-		return nil, fmt.Errorf("judging a membership proof: %w", err)
+		return nil, err
 	}
 	if err := s.refuses(leaf.ID, string(leaf.Name), iss.Issuer, leaf.Serial); err != nil {
-		return nil, fmt.Errorf("judging a membership proof: %w", err)
+		return nil, err
 	}
 	return leaf, nil
 }
