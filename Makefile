@@ -12,7 +12,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 LDFLAGS     := -s -w -X github.com/gridwire/gridwire/agent.Version=$(VERSION)
 BIN         := $(CURDIR)/bin/gridwire
 

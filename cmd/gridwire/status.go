@@ -119,7 +119,7 @@ func addressText(prefixes []string) string {
 
 // printWrapped breaks a sentence where a terminal of 100 columns would break it in the middle of a word.
 func printWrapped(w io.Writer, text string) {
-	const width = 98
+	const width = 94 // leaves room for an indent
 	line := ""
 	for _, word := range strings.Fields(text) {
 		switch {
