@@ -146,6 +146,7 @@ func (a *Agent) enrolled(ctx context.Context, st *store.Store, m *enrol.Membersh
 	if err != nil {
 		return nil, nil, errors.Join(err, b.Close())
 	}
+	a.log.Info("admitted to the network", "network", t.GetNetworkName())
 	return b, m, nil
 }
 

@@ -229,6 +229,7 @@ func (r *Runner) act(ctx context.Context, a Action) {
 		r.startICE(a)
 	case ConnectICE:
 		if s, ok := r.sessions[a.Peer]; ok && s.number == a.Session {
+			r.cfg.Log.Debug("ICE checks begin", "peer", a.Peer.Short(), "candidates", len(a.Remote.Candidates), "delay", a.Delay)
 			err = s.s.Connect(a.Remote, a.Delay)
 		}
 	case CloseICE:
@@ -264,6 +265,7 @@ func (r *Runner) startICE(a StartICE) {
 		OnEvent: func(e ice.Event) {
 			switch e.Kind {
 			case ice.Selected:
+				r.cfg.Log.Debug("ICE selected a pair", "peer", peer.Short(), "local", e.Pair.Local.Addr, "remote", e.Pair.Remote.Addr)
 				r.Post(ICESelected{Peer: peer, Session: number, Pair: e.Pair, Pairs: e.Pairs})
 			case ice.Failed:
 				r.Post(ICEFailed{Peer: peer, Session: number, Reason: e.Reason, Pairs: e.Pairs})
