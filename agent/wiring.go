@@ -24,7 +24,7 @@ func (n *node) wire(ctx context.Context) error {
 	defer stopNets()
 	reports, stopReports := n.reach.prober.Watch()
 	defer stopReports()
-	proven := 0
+	ways := waysToMembers{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,17 +33,13 @@ func (n *node) wire(ctx context.Context) error {
 			n.links.Post(links.ViewChanged{View: v})
 			n.self.nudge()
 		case cs := <-conns:
-			now := 0
-			for _, c := range cs {
-				if c.Proven {
-					now++
-				}
-			}
-			if now > proven {
+			way, member := ways.newIn(cs)
+			if way {
 				n.links.Post(links.SignalPathChanged{})
+			}
+			if member {
 				n.reach.prober.Trigger()
 			}
-			proven = now
 			n.self.nudge()
 		case <-nets:
 			n.networkChanged()
@@ -52,6 +48,31 @@ func (n *node) wire(ctx context.Context) error {
 			n.self.nudge()
 		}
 	}
+}
+
+// waysToMembers remembers when the control connection to each member was made.
+type waysToMembers map[mesh.NodeID]time.Time
+
+// newIn takes the connections there are now. way says that one is new: a signal that waits can go by it; it need not be one more, since it
+// may have taken the place of one that is dead. member says that one is to a member that there was none to.
+func (w waysToMembers) newIn(cs []control.Connection) (way, member bool) {
+	now := make(map[mesh.NodeID]bool, len(cs))
+	for _, c := range cs {
+		if !c.Proven {
+			continue
+		}
+		now[c.ID] = true
+		since, known := w[c.ID]
+		way = way || !known || !since.Equal(c.Since)
+		member = member || !known
+		w[c.ID] = c.Since
+	}
+	for id := range w {
+		if !now[id] {
+			delete(w, id)
+		}
+	}
+	return way, member
 }
 
 func (n *node) networkChanged() {
