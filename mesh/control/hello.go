@@ -219,6 +219,9 @@ func (c proof) hello(room int) (*wire.Hello, error) {
 // that it has, and its record must make it a member that has not left.
 func (c proof) judge(ctx context.Context, conn *p2p.Conn, h *wire.Hello) (*link, error) {
 	d := c.cfg.Directory
+	if err := wire.CheckHello(h); err != nil {
+		return nil, err
+	}
 	if id, err := mesh.NetworkIDFromBytes(h.GetNetwork()); err != nil || id != c.cfg.Network.ID {
 		return nil, errors.New("it is of another network")
 	}
