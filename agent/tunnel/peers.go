@@ -103,6 +103,7 @@ func udpAddr(a netip.AddrPort) *net.UDPAddr {
 type attempt struct {
 	sent uint64 // bytes
 	at   time.Time
+	born bool // the peer was made at that moment, with its endpoint: nothing can have failed yet
 }
 
 // attemptLife is how long an initiation that the device sent by itself may be on its way.
@@ -110,24 +111,25 @@ const attemptLife = time.Second
 
 // freshEndpoint notes that what the peer is sent from now on goes to another place.
 func (t *Tunnel) freshEndpoint(key mesh.WGKey) error {
-	var sent uint64
-	if t.dev.LookupPeer(device.NoisePublicKey(key)) != nil {
-		peers, err := t.Stats()
-		if err != nil {
-			return err
-		}
-		sent = peers[key].TxBytes
+	if t.dev.LookupPeer(device.NoisePublicKey(key)) == nil {
+		t.try(key, attempt{born: true})
+		return nil
 	}
-	t.try(key, sent)
+	peers, err := t.Stats()
+	if err != nil {
+		return err
+	}
+	t.try(key, attempt{sent: peers[key].TxBytes})
 	return nil
 }
 
 // try notes an attempt and returns the one before.
-func (t *Tunnel) try(key mesh.WGKey, sent uint64) attempt {
+func (t *Tunnel) try(key mesh.WGKey, a attempt) attempt {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.tried[key]
-	t.tried[key] = attempt{sent, time.Now()}
+	a.at = time.Now()
+	t.tried[key] = a
 	return old
 }
 
@@ -154,11 +156,15 @@ func (t *Tunnel) Handshake(key mesh.WGKey) error {
 	}
 	now := peers[key]
 	if time.Since(now.LastHandshake) > device.RejectAfterTime {
-		last := t.try(key, now.TxBytes)
-		if now.TxBytes > last.sent && time.Since(last.at) < attemptLife {
+		last := t.try(key, attempt{sent: now.TxBytes})
+		recent := time.Since(last.at) < attemptLife
+		switch {
+		case recent && last.born: // of this call and a packet's the device lets the first one send
+		case recent && now.TxBytes > last.sent:
 			return nil
+		default:
+			peer.ExpireCurrentKeypairs()
 		}
-		peer.ExpireCurrentKeypairs()
 	}
 	if err := peer.SendHandshakeInitiation(false); err != nil {
 		return fmt.Errorf("starting a handshake with peer %v of %s: %w", key, t.name, err)
@@ -166,6 +172,6 @@ func (t *Tunnel) Handshake(key mesh.WGKey) error {
 	if peers, err = t.Stats(); err != nil {
 		return err
 	}
-	t.try(key, peers[key].TxBytes) // ours is counted, and must not be taken for the device's own next time
+	t.try(key, attempt{sent: peers[key].TxBytes}) // ours is counted, and must not be taken for the device's own next time
 	return nil
 }

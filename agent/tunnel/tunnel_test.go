@@ -363,23 +363,34 @@ func TestHandshakeLeavesTheDevicesOwnAlone(t *testing.T) {
 	if n := arrived(); n != 1 {
 		t.Fatalf("the device sent %d initiations by itself, want 1", n)
 	}
-	for i, want := range []int{0, 1, 1} { // the first leaves it alone; retries send
-		if err := tun.Handshake(key); err != nil {
-			t.Fatal(err)
-		}
-		if n := arrived(); n != want {
-			t.Errorf("call %d sent %d initiations, want %d", i+1, n, want)
+	handshakes := func(what string, wants ...int) {
+		t.Helper()
+		for i, want := range wants {
+			if err := tun.Handshake(key); err != nil {
+				t.Fatal(err)
+			}
+			if n := arrived(); n != want {
+				t.Errorf("%s: call %d sent %d initiations, want %d", what, i+1, n, want)
+			}
 		}
 	}
+	handshakes("after the device's own, to a new peer", 0, 1, 1) // the first leaves it alone; retries send
 	if err := tun.SetEndpoint(key, addr); err != nil {
 		t.Fatal(err)
 	}
-	if err := tun.Handshake(key); err != nil {
+	handshakes("to a fresh endpoint", 1)
+	if err := tun.SetEndpoint(key, addr); err != nil {
+		t.Fatal(err)
+	}
+	own := tun.dev.LookupPeer(device.NoisePublicKey(key))
+	own.ExpireCurrentKeypairs() // lets the device send again at once
+	if err := own.SendHandshakeInitiation(false); err != nil {
 		t.Fatal(err)
 	}
 	if n := arrived(); n != 1 {
-		t.Errorf("a fresh endpoint got %d initiations, want 1", n)
+		t.Fatalf("the device sent %d initiations by itself, want 1", n)
 	}
+	handshakes("after the device's own, to a fresh endpoint", 0, 1)
 }
 
 func handshaked(t *testing.T, tun *Tunnel) time.Time {
