@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +46,9 @@ func (n admin) invite(ctx context.Context, r api.InviteRequest) (*api.InviteResp
 		}
 		req.Routes = append(req.Routes, p.Masked())
 	}
+	if err := errors.Join(pki.CheckTags(req.Tags), pki.CheckRoutes(req.Routes, n.root.Network)); err != nil {
+		return nil, &api.Error{Code: api.CodeUsage, Message: err.Error()}
+	}
 	if r.Name != "" {
 		if m, ok := n.dir.View().ByName(r.Name); ok {
 			return nil, refusef("the name %s is taken by a member (%s); choose another, or, if that machine is gone, put it out first: gridwire revoke %[1]s",
@@ -55,7 +57,7 @@ func (n admin) invite(ctx context.Context, r api.InviteRequest) (*api.InviteResp
 	}
 	token, expires, err := iss.Invite(req)
 	if err != nil {
-		return nil, err
+		return nil, asRefusal(err)
 	}
 	return &api.InviteResponse{Token: token, Expires: expires}, nil
 }
@@ -108,9 +110,6 @@ func (n admin) addIssuer(ctx context.Context, r api.NameRequest) error {
 	if err != nil {
 		return err
 	}
-	if m.Issuer {
-		return refusef("%s is an issuer already", m.Name)
-	}
 	if n.dismissed(m.ID) {
 		return refusef("%s was dismissed as an issuer, and with the keys that it has that is for good: let it leave and join again first", m.Name)
 	}
@@ -118,36 +117,15 @@ func (n admin) addIssuer(ctx context.Context, r api.NameRequest) error {
 	if err != nil {
 		return refusef("%v", err)
 	}
-	der, err := pki.NewIssuer(n.root, key, m.ID.PublicKey(), m.CertName, n.freeIndex(), n.dir.Now())
+	der, err := enrol.Appoint(n.root, key, m, n.dir.Issuers(), n.dir.View(), n.dir.Now())
 	if err != nil {
-		return err
+		return refusef("%v", err)
 	}
 	if err := n.control.Publish(ctx, &wire.Item{Item: &wire.Item_Issuer{Issuer: der}}); err != nil {
 		return err
 	}
 	n.log.Info("appointed an issuer", "name", m.Name, "id", m.ID.Short())
 	return nil
-}
-
-// freeIndex returns the first part of the IPv4 pool that no issuer has, and no member an address from: those of a dismissed issuer are in
-// use until they are renewed elsewhere.
-func (n admin) freeIndex() int {
-	used := map[int]bool{}
-	for _, i := range n.dir.Issuers() {
-		used[i.Index] = true
-	}
-	pool := n.root.Network.IPv4
-	for i := range mesh.IssuerIPv4Count(pool) {
-		part := mesh.IssuerIPv4(pool, i)
-		for m := range n.dir.View().All() {
-			used[i] = used[i] || slices.ContainsFunc(m.Addrs, part.Contains)
-		}
-	}
-	index := 0
-	for used[index] {
-		index++
-	}
-	return index
 }
 
 // farewellLimit is how long a node that leaves waits for the members it is connected to.

@@ -93,8 +93,7 @@ func (a *Agent) joinRequested(ctx context.Context, r api.JoinRequest) (*api.Join
 
 // asRefusal gives an issuer's no the code that the command line turns into its exit status.
 func asRefusal(err error) error {
-	switch enrol.Code(err) {
-	case wire.EnrolError_ENROL_OK, wire.EnrolError_ENROL_UNREACHABLE:
+	if !enrol.Final(err) {
 		return err
 	}
 	return &api.Error{Code: api.CodeRefused, Message: err.Error()}

@@ -154,9 +154,7 @@ func (n *node) startItems() ([]*wire.Item, []byte) {
 	for _, i := range n.dir.Issuers() {
 		items = append(items, &wire.Item{Item: &wire.Item_Issuer{Issuer: i.Cert.Raw}})
 	}
-	for _, der := range n.dir.RevocationLists() {
-		items = append(items, &wire.Item{Item: &wire.Item_RevocationList{RevocationList: der}})
-	}
+	items = append(items, n.dir.RevocationItems()...)
 	add := func(id mesh.NodeID) {
 		if r, ok := n.dir.Record(id); ok {
 			items = append(items, &wire.Item{Item: &wire.Item_Record{Record: r}})

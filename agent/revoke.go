@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,12 +48,14 @@ func (n admin) revocable(name string) (*mesh.Member, error) {
 	if missing == nil {
 		return m, nil
 	}
+	var out error
 	for _, g := range n.dir.Gone() {
 		if string(g.Name) != strings.ToLower(name) {
 			continue
 		}
 		if g.Why != directory.WhyExpired {
-			return nil, refusef("%s is no member any more: %s since %s", name, g.Detail, g.When.UTC().Format(time.RFC3339))
+			out = refusef("%s is no member any more: %s since %s", name, g.Detail, g.When.UTC().Format(time.RFC3339))
+			continue
 		}
 		signed, ok := n.dir.Record(g.ID)
 		if !ok {
@@ -69,7 +72,12 @@ func (n admin) revocable(name string) (*mesh.Member, error) {
 		issuer := slices.ContainsFunc(n.dir.Issuers(), func(i *pki.Issuer) bool { return i.NodeID == g.ID })
 		return &mesh.Member{ID: g.ID, Name: g.Name, CertName: leaf.Name, IssuerID: leaf.Issuer, Serial: leaf.Serial, Issuer: issuer}, nil
 	}
-	return nil, missing
+	if iss := n.issuer.current(); iss != nil {
+		if e, ok := iss.Certified(mesh.Name(strings.ToLower(name))); ok { // a bundle that nobody has used yet
+			return &mesh.Member{ID: e.ID, Name: mesh.Name(name), IssuerID: e.Issuer, Serial: e.Serial}, nil
+		}
+	}
+	return nil, cmp.Or(out, missing)
 }
 
 // addRevocation adds an entry to this issuer's list, and spreads it.

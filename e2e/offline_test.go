@@ -83,6 +83,25 @@ func TestOfflineBundleUsedTwice(t *testing.T) {
 	})
 }
 
+// TestLostBundle can be revoked before anybody has used it; its name is free then.
+func TestLostBundle(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice, bob, finder, laptop := w.public("alice"), w.public("bob"), w.public("finder"), w.public("laptop")
+	w.mesh(alice, bob)
+	w.linked(alice, bob, 10*time.Second)
+	bundle := w.invite(alice, "--offline", "--name", "laptop")
+	w.fails(alice, statusRefused, []string{"the name laptop is taken", "gridwire revoke laptop"}, "invite", "--offline", "--name", "laptop")
+	w.run(alice, "revoke", "laptop")
+	w.run(finder, "join", bundle)
+	w.start(finder)
+	w.eventually(10*time.Second, "the finder is told that it is out", func() bool { return strings.Contains(w.run(finder, "status"), "out of the network") })
+	w.join(laptop)
+	w.linked(bob, laptop, 10*time.Second)
+	if n := len(w.wgPeers(bob)); n != 2 {
+		t.Errorf("bob has %d WireGuard peers, want alice and the laptop", n)
+	}
+}
+
 // TestBadBundlesAreRefused with no issuer to ask.
 func TestBadBundlesAreRefused(t *testing.T) {
 	w := newWorld(t, lab.Options{})

@@ -100,11 +100,7 @@ func isRefused(err error) bool {
 			return true
 		}
 	}
-	switch enrol.Code(err) {
-	case wire.EnrolError_ENROL_OK, wire.EnrolError_ENROL_UNREACHABLE:
-		return false
-	}
-	return true
+	return enrol.Final(err)
 }
 
 // isCobraUsage recognises cobra's own complaints, which have no type.

@@ -16,9 +16,6 @@ import (
 	"github.com/gridwire/gridwire/e2e/lab"
 )
 
-// iperfPort is iperf3's own.
-const iperfPort = 5201
-
 // iperfReport is what `iperf3 --json` prints, as far as it is read here.
 type iperfReport struct {
 	Intervals []struct {

@@ -243,6 +243,10 @@ func (d *Directory) RevocationLists() [][]byte {
 	return out
 }
 
+// RevocationItems returns the lists that count and, before them, their signers' certificates, of dismissed issuers too: whoever gets them can
+// check them at once.
+func (d *Directory) RevocationItems() []*wire.Item { return d.snapshot.Load().signersAndLists() }
+
 // Revocations returns the lists that count, decoded: an issuer continues the one with its own key as Signer, with a higher number. There
 // is more than one by one signer only if its state went back; the next one then has to contain the entries of all of them.
 func (d *Directory) Revocations() []*pki.RevocationList {
@@ -253,16 +257,21 @@ func (d *Directory) Revocations() []*pki.RevocationList {
 	return out
 }
 
-// Issuers returns the issuers whose certificates are valid now and not revoked, in a stable order.
+// Issuers returns the issuers whose certificates are valid now and not revoked, and who have not left, in a stable order.
 func (d *Directory) Issuers() []*pki.Issuer {
 	s, now := d.snapshot.Load(), d.Now()
 	var out []*pki.Issuer
 	for _, iss := range s.issuers {
-		if _, revoked := s.revoked.issuer(iss.Issuer); !revoked && !now.After(iss.Cert.NotAfter) {
+		if _, revoked := s.revoked.issuer(iss.Issuer); !revoked && !now.After(iss.Cert.NotAfter) && !s.left(iss.NodeID) {
 			out = append(out, iss.Issuer)
 		}
 	}
 	return out
+}
+
+func (s *snapshot) left(id mesh.NodeID) bool {
+	e, ok := s.entries.Get(id)
+	return ok && e.tombstone
 }
 
 // Now returns the trusted time: what the system clock says, or later where it is known to be behind. It has no monotonic reading.

@@ -79,6 +79,43 @@ func TestDismissedIssuerCannotKeep(t *testing.T) {
 	}
 }
 
+// TestIssuerThatLeft issues no more, for its keys are wiped; whom it had admitted stays.
+func TestIssuerThatLeft(t *testing.T) {
+	w := newWorld(t, 2)
+	zoe := w.issuers[1]
+	b := newBench(t, w, newMemory(), epoch)
+	b.want(Accepted, w.record(spec{key: zoe.key, name: "zoe", sequence: 1, by: w.issuers[0]}))
+	b.want(Accepted, w.record(spec{key: key(bob), name: "bob", sequence: 1, by: zoe}))
+	if len(b.Issuers()) != 2 {
+		t.Fatalf("%d issuers", len(b.Issuers()))
+	}
+	b.want(Accepted, w.record(spec{key: zoe.key, name: "zoe", sequence: 2, by: w.issuers[0], tombstone: true}))
+	if len(b.Issuers()) != 1 || b.Issuers()[0].NodeID != w.issuers[0].NodeID {
+		t.Errorf("issuers: %v", b.Issuers())
+	}
+	if !b.isMember(bob) {
+		t.Error("bob is out with his issuer")
+	}
+}
+
+// TestRevocationItems can be checked with nothing but the root: the lists of dismissed issuers too.
+func TestRevocationItems(t *testing.T) {
+	w := newWorld(t, 2)
+	zoe := w.issuers[1]
+	bobs := w.record(spec{key: key(bob), name: "bob", sequence: 1, by: w.issuers[0]})
+	b := newBench(t, w, newMemory(), epoch)
+	b.want(Accepted, issuerItem(zoe))
+	b.want(Accepted, w.list(zoe, 1, epoch, w.revokedMember(bobs)))
+	b.want(Accepted, w.list(nil, 1, epoch, w.revokedIssuer(zoe)))
+	joiner := newBench(t, w, newMemory(), epoch)
+	for _, it := range b.RevocationItems() {
+		joiner.want(Accepted, it)
+	}
+	if joiner.want(Stale, bobs); joiner.isMember(bob) {
+		t.Error("a joiner lets in whom a dismissed issuer had put out")
+	}
+}
+
 func chainIn(w *world, it *wire.Item) [][]byte {
 	r, _, err := wire.OpenRecord(it.GetRecord())
 	w.check(err)

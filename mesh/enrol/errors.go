@@ -34,6 +34,15 @@ func Code(err error) wire.EnrolError {
 	return wire.EnrolError_ENROL_UNREACHABLE
 }
 
+// Final reports whether somebody said no, as against: could not be asked, or was too busy to say anything.
+func Final(err error) bool {
+	switch Code(err) {
+	case wire.EnrolError_ENROL_OK, wire.EnrolError_ENROL_UNREACHABLE, wire.EnrolError_ENROL_RATE_LIMITED:
+		return false
+	}
+	return true
+}
+
 func refuse(code wire.EnrolError, format string, args ...any) *Error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
 }

@@ -258,26 +258,34 @@ func TestAppoint(t *testing.T) {
 	_, _, first, err := w.alice.Leaf()
 	w.must(err)
 	zoe := w.enter(w.joined(i, w.invite(i, InviteRequest{Name: "zoe"}), ""), false)
-	der, err := Appoint(w.root, w.rootKey, zoe, asList(first), w.clock.now())
+	empty := mesh.NewView(w.root.Network, zoe.ID)
+	der, err := Appoint(w.root, w.rootKey, zoe, asList(first), empty, w.clock.now())
 	w.must(err)
 	second, err := pki.ParseIssuer(der, w.root)
 	w.must(err)
 	if second.Index != 1 || second.NodeID != zoe.ID || second.Name != "zoe" {
 		t.Errorf("%+v", second)
 	}
-	if _, err := Appoint(w.root, w.rootKey, zoe, asList(first, second), w.clock.now()); err == nil {
+	if _, err := Appoint(w.root, w.rootKey, zoe, asList(first, second), empty, w.clock.now()); err == nil {
 		t.Error("appointed twice")
 	}
-	der, err = Appoint(w.root, w.rootKey, zoe, asList(first, second), second.Cert.NotAfter.AddDate(0, -6, 0))
+	der, err = Appoint(w.root, w.rootKey, zoe, asList(first, second), empty, second.Cert.NotAfter.AddDate(0, -6, 0))
 	w.must(err)
 	if again, err := pki.ParseIssuer(der, w.root); err != nil || again.Index != 1 {
 		t.Errorf("appointed again: %+v, %v", again, err)
+	}
+	part := mesh.IssuerIPv4(w.root.Network.IPv4, 1)
+	held := empty.With(&mesh.Member{ID: mesh.NodeID{9}, Name: "heir", Addrs: []netip.Addr{part.Addr().Next()}})
+	der, err = Appoint(w.root, w.rootKey, zoe, asList(first), held, w.clock.now())
+	w.must(err)
+	if third, err := pki.ParseIssuer(der, w.root); err != nil || third.Index != 2 {
+		t.Errorf("a dismissed issuer's part of the pool is in use, and was given away: %+v, %v", third, err)
 	}
 	all := asList(first)
 	for n := 1; n < mesh.IssuerIPv4Count(w.root.Network.IPv4); n++ {
 		all = append(all, &pki.Issuer{Index: n, Cert: first.Cert})
 	}
-	if _, err := Appoint(w.root, w.rootKey, zoe, all, w.clock.now()); err == nil {
+	if _, err := Appoint(w.root, w.rootKey, zoe, all, empty, w.clock.now()); err == nil {
 		t.Error("a 17th issuer was appointed")
 	}
 }

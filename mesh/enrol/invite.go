@@ -210,6 +210,22 @@ func (i *Issuer) Invitations() []Invitation {
 	return out
 }
 
+// Certified names the newest certificate that this issuer gave under a name and that has not ended, for a revocation: its holder may
+// never have shown itself to the network, because a bundle was lost on its way.
+func (i *Issuer) Certified(name mesh.Name) (pki.Revoked, bool) {
+	now, gone := i.cfg.Now(), i.cfg.Gone()
+	var newest *issued
+	for _, e := range i.current.Load().issued {
+		if e.Name == name && !gone[e.ID] && now.Before(e.NotAfter) && (newest == nil || e.At.After(newest.At)) {
+			newest = e
+		}
+	}
+	if newest == nil {
+		return pki.Revoked{}, false
+	}
+	return pki.Revoked{Issuer: i.cfg.Issuer.KeyID, Serial: newest.Serial, ID: newest.ID, Kind: pki.Member, At: now.UTC().Truncate(time.Second)}, true
+}
+
 // Run revokes the certificates that rekeying replaced, each rekeyGrace after it, also those left over from before a restart. It returns
 // nil when ctx ends. Without Revoke in the configuration it does nothing else.
 func (i *Issuer) Run(ctx context.Context) error {

@@ -13,20 +13,34 @@ import (
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
-// Appoint makes a member an issuer, with the first part of the IPv4 pool that none of existing has. existing must hold every issuer whose
-// certificate has not expired, revoked ones too: addresses that those gave are in use.
-func Appoint(root *pki.Root, rootKey pki.Key, m *mesh.Member, existing []*pki.Issuer, now time.Time) ([]byte, error) {
+// Appoint makes a member an issuer, with the first part of the IPv4 pool that is free: none of existing has it, and nobody in view has an
+// address from it, as those of a dismissed issuer have until they are renewed elsewhere. An issuer can be appointed again in the last
+// year of its certificate, and keeps its part.
+func Appoint(root *pki.Root, rootKey pki.Key, m *mesh.Member, existing []*pki.Issuer, view *mesh.View, now time.Time) ([]byte, error) {
+	used := map[int]bool{}
+	for i := range mesh.IssuerIPv4Count(root.Network.IPv4) {
+		part := mesh.IssuerIPv4(root.Network.IPv4, i)
+		for other := range view.All() {
+			used[i] = used[i] || slices.ContainsFunc(other.Addrs, part.Contains)
+		}
+	}
+	own := -1
+	for _, i := range existing {
+		used[i.Index] = true
+		if i.NodeID != m.ID {
+			continue
+		}
+		if now.Before(i.Cert.NotAfter.AddDate(-1, 0, 0)) {
+			return nil, fmt.Errorf("%s is an issuer already, until %s", m.Name, stamp(i.Cert.NotAfter))
+		}
+		own = i.Index
+	}
 	index := 0
-	for slices.ContainsFunc(existing, func(i *pki.Issuer) bool { return i.Index == index }) {
+	for used[index] {
 		index++
 	}
-	for _, i := range existing {
-		if i.NodeID == m.ID && now.Before(i.Cert.NotAfter.AddDate(-1, 0, 0)) {
-			return nil, fmt.Errorf("appointing %s an issuer: it is one until %s", m.Name, stamp(i.Cert.NotAfter))
-		}
-		if i.NodeID == m.ID {
-			index = i.Index // appointed again before its time is up: it keeps its part of the pool
-		}
+	if own >= 0 {
+		index = own
 	}
 	return pki.NewIssuer(root, rootKey, m.ID.PublicKey(), m.CertName, index, now)
 }
