@@ -175,12 +175,6 @@ add rule inet apart in ip saddr ADDR counter drop
 	}
 }
 
-// together ends apart.
-func (w *world) together(h *lab.Host) {
-	w.Helper()
-	must(h.Exec(w.ctx(5*time.Second), "nft", "delete table inet apart"))(w)
-}
-
 // copyState copies a state folder: what a backup would hold.
 func (w *world) copyState(from, to string) {
 	w.Helper()
