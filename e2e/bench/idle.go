@@ -37,7 +37,7 @@ type idler struct {
 
 // measureIdle watches a network of 11 members in which every pair is linked and nobody has anything to say.
 func measureIdle(ctx context.Context, b *bench) error {
-	w, err := b.newWorld("idle", "info")
+	w, err := b.newWorld("idle", "info", 0)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func measureIdle(ctx context.Context, b *bench) error {
 	b.worst(what+"control connections of a member behind a NAT", "", "%.0f", pick(homes, func(m *idler) float64 { return m.connections }), 4)
 	b.worst(what+"sent over them", " B/s", "%.1f", pick(homes, func(m *idler) float64 { return m.control }), 60)
 	b.worst(what+"WireGuard sent per link behind a NAT", " B/s", "%.1f", pick(homes, func(m *idler) float64 { return m.wireguard / idlePeers }), 12)
-	b.worst(what+"anything else sent", " B/s", "%.1f", pick(homes, func(m *idler) float64 { return m.other }), 0)
+	b.inform(what+"anything else sent (multicast DNS on the LAN, STUN)", " B/s", "%.1f", pick(homes, func(m *idler) float64 { return m.other }))
 	b.inform(fmt.Sprintf("the same, one of %d public members that %d others rely on: control connections", idlePublic, idlePeers+1-idlePublic), "", "%.0f",
 		pick(publics, func(m *idler) float64 { return m.connections }))
 	b.inform("the same: sent over them", " B/s", "%.1f", pick(publics, func(m *idler) float64 { return m.control }))

@@ -17,12 +17,13 @@ type farm struct {
 	*world
 	alice, carol         *lab.Host // public; behind a router
 	aliceAddr, carolAddr netip.Addr
+	carolID              string
 	router               *lab.Router // of the joiners
 	first                *lab.Host   // behind it; the others are further installations on that machine
 }
 
-func (b *bench) newFarm(ctx context.Context, name string) (_ *farm, err error) {
-	w, err := b.newWorld(name, "debug")
+func (b *bench) newFarm(ctx context.Context, name string, delay time.Duration) (_ *farm, err error) {
+	w, err := b.newWorld(name, "debug", delay)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +54,14 @@ func (b *bench) newFarm(ctx context.Context, name string) (_ *farm, err error) {
 	if f.aliceAddr, err = overlay(ctx, f.alice); err != nil {
 		return nil, err
 	}
-	f.carolAddr, err = overlay(ctx, f.carol)
+	if f.carolAddr, err = overlay(ctx, f.carol); err != nil {
+		return nil, err
+	}
+	s, err := f.carol.Status(ctx)
+	if err == nil && len(s.Self.ID) < 8 {
+		err = fmt.Errorf("carol's node ID is %q", s.Self.ID)
+	}
+	f.carolID = s.Self.ID[:min(8, len(s.Self.ID))]
 	return f, err
 }
 
@@ -102,26 +110,43 @@ func (f *farm) launch(ctx context.Context, h *lab.Host, args ...string) (timed, 
 	return t, err
 }
 
+// farAway is the one-way delay of the internet in the variants that are far from here: 40 ms there and back.
+const farAway = 20 * time.Millisecond
+
 // measureJoin lets new members join, one after the other, from behind a router that has forgotten the one before.
 func measureJoin(ctx context.Context, b *bench) error {
-	f, err := b.newFarm(ctx, "join")
+	public, homes, err := b.joins(ctx, "join", 0)
 	if err != nil {
 		return err
 	}
+	b.atMost("join to first ping, public member", " s", "%.3f", public, 0.5)
+	b.atMost("join to first ping, between two port-restricted routers", " s", "%.3f", homes, 1.0)
+	if public, homes, err = b.joins(ctx, "join-far", farAway); err != nil {
+		return err
+	}
+	b.inform("the same with 40 ms round trips: public member", " s", "%.3f", public)
+	b.inform("the same with 40 ms round trips: between two port-restricted routers", " s", "%.3f", homes)
+	return nil
+}
+
+func (b *bench) joins(ctx context.Context, name string, delay time.Duration) (public, homes []float64, err error) {
+	f, err := b.newFarm(ctx, name, delay)
+	if err != nil {
+		return nil, nil, err
+	}
 	defer f.Close()
-	var public, homes []float64
 	var lines timelines
 	for i := range b.rounds {
 		h, err := f.first.Another(fmt.Sprintf("bob-%d", i))
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		token, err := f.token(ctx, h.Label())
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		if err := f.router.Forget(); err != nil {
-			return err
+			return nil, nil, err
 		}
 		err = b.alone(func() error {
 			start := time.Now()
@@ -130,21 +155,23 @@ func measureJoin(ctx context.Context, b *bench) error {
 				return err
 			}
 			public, homes = append(public, t.public), append(homes, t.home)
-			lines.add(start, t.agent.Log(), joinSteps)
-			b.progress("join %d: %.3f s to a public member, %.3f s to one behind another router", i, t.public, t.home)
+			lines.add(start, t.agent.Log(), joinSteps(f.carolID))
+			b.progress("%s %d: %.3f s to a public member, %.3f s to one behind another router", name, i, t.public, t.home)
 			return nil
 		})
-		if err != nil {
-			return err
+		if err == nil {
+			err = f.retire(ctx, h)
 		}
-		if err := f.retire(ctx, h); err != nil {
-			return err
+		if err != nil {
+			return nil, nil, err
 		}
 	}
-	b.atMost("join to first ping, public member", " s", "%.3f", public, 0.5)
-	b.atMost("join to first ping, between two port-restricted routers", " s", "%.3f", homes, 1.0)
-	lines.note(b, "Where the time of a join goes", joinSteps)
-	return nil
+	title := "Where the time of a join goes"
+	if delay > 0 {
+		title += fmt.Sprintf(" where a round trip takes %v", 2*delay)
+	}
+	lines.note(b, title, joinSteps(f.carolID))
+	return public, homes, nil
 }
 
 // retire makes a member leave and waits until the others have forgotten it, so that the next one finds the same network.
@@ -181,55 +208,73 @@ func eventually(ctx context.Context, limit time.Duration, cond func() (bool, err
 	}
 }
 
-// measureRestart restarts one member again and again: in the orderly way, and after a SIGKILL.
+// measureRestart restarts one member again and again: in the orderly way, after a SIGKILL, and far away from the others.
 func measureRestart(ctx context.Context, b *bench) error {
-	f, err := b.newFarm(ctx, "restart")
+	kill := func(a *lab.Agent) error { a.Kill(); return nil }
+	for _, way := range []struct {
+		name, world string
+		end         func(*lab.Agent) error
+		delay       time.Duration
+	}{
+		{"restart", "restart", (*lab.Agent).Stop, 0},
+		{"restart after SIGKILL", "restart-kill", kill, 0},
+		{"restart with 40 ms round trips", "restart-far", (*lab.Agent).Stop, farAway},
+	} {
+		public, homes, err := b.restarts(ctx, way.name, way.world, way.end, way.delay)
+		if err != nil {
+			return err
+		}
+		if way.delay > 0 {
+			b.inform(way.name+" to first ping, public member", " s", "%.3f", public)
+			b.inform(way.name+" to first ping, between two port-restricted routers", " s", "%.3f", homes)
+			continue
+		}
+		b.atMost(way.name+" to first ping, public member", " s", "%.3f", public, 0.2)
+		b.atMost(way.name+" to first ping, between two port-restricted routers", " s", "%.3f", homes, 0.4)
+	}
+	return nil
+}
+
+// lived is how long an agent has run before it is restarted: what it has learned of the others is on disk.
+const lived = 3 * time.Second
+
+func (b *bench) restarts(ctx context.Context, name, world string, end func(*lab.Agent) error, delay time.Duration) (public, homes []float64, err error) {
+	f, err := b.newFarm(ctx, world, delay)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer f.Close()
 	agent, err := f.join(ctx, f.first)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if err := f.linked(ctx, f.first, f.alice, f.carol); err != nil {
-		return err
-	}
-	for _, way := range []struct {
-		name string
-		end  func(*lab.Agent) error
-	}{
-		{"restart", (*lab.Agent).Stop},
-		{"restart after SIGKILL", func(a *lab.Agent) error { a.Kill(); return nil }},
-	} {
-		var public, homes []float64
-		var lines timelines
-		for i := range b.rounds {
-			err := b.alone(func() error {
-				if err := f.linked(ctx, f.first, f.alice, f.carol); err != nil {
-					return err
-				}
-				if err := way.end(agent); err != nil {
-					return err
-				}
-				start := time.Now()
-				t, err := f.launch(ctx, f.first)
-				if err != nil {
-					return err
-				}
-				agent = t.agent
-				public, homes = append(public, t.public), append(homes, t.home)
-				lines.add(start, t.agent.Log(), restartSteps)
-				b.progress("%s %d: %.3f s to a public member, %.3f s to one behind another router", way.name, i, t.public, t.home)
-				return nil
-			})
+	var lines timelines
+	for i := range b.rounds {
+		if err := f.linked(ctx, f.first, f.alice, f.carol); err != nil {
+			return nil, nil, err
+		}
+		if err := pause(ctx, lived); err != nil {
+			return nil, nil, err
+		}
+		err := b.alone(func() error {
+			if err := end(agent); err != nil {
+				return err
+			}
+			start := time.Now()
+			t, err := f.launch(ctx, f.first)
 			if err != nil {
 				return err
 			}
+			agent = t.agent
+			public, homes = append(public, t.public), append(homes, t.home)
+			lines.add(start, t.agent.Log(), restartSteps(f.carolID))
+			b.progress("%s %d: %.3f s to a public member, %.3f s to one behind another router", name, i, t.public, t.home)
+			return nil
+		})
+		if err != nil {
+			return nil, nil, err
 		}
-		b.atMost(way.name+" to first ping, public member", " s", "%.3f", public, 0.2)
-		b.atMost(way.name+" to first ping, between two port-restricted routers", " s", "%.3f", homes, 0.4)
-		lines.note(b, "Where the time of a "+way.name+" goes", restartSteps)
 	}
-	return nil
+	lines.note(b, "Where the time of a "+name+" goes", restartSteps(f.carolID))
+	return public, homes, nil
 }

@@ -23,38 +23,47 @@ func measureMemory(ctx context.Context, b *bench) error {
 	}
 	defer d.close()
 	for _, streams := range []int{1, 4} {
-		err := b.alone(func() error {
-			_, err := iperf(ctx, d.mesh.from, d.mesh.to, "--time", seconds(burst), "--parallel", strconv.Itoa(streams))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		what := fmt.Sprintf("%v of TCP at full speed, %d streams: ", burst, streams)
-		var back, peaks, after []float64
-		back, err = d.comesBack(ctx)
-		if err != nil {
-			return err
-		}
-		for _, pid := range d.mesh.pids {
-			now, peak, err := resident(pid)
+		for _, c := range []*contender{&d.bare, &d.mesh} {
+			err := b.alone(func() error {
+				_, err := iperf(ctx, c.from, c.to, "--time", seconds(burst), "--parallel", strconv.Itoa(streams))
+				return err
+			})
 			if err != nil {
 				return err
 			}
-			after, peaks = append(after, now/1e6), append(peaks, peak/1e6)
 		}
-		b.worst(what+fmt.Sprintf("resident memory %v later (worse end)", memoryIn), " MB", "%.1f", after, memoryMax)
-		b.inform(what+"peak so far", " MB", "%.0f", peaks)
-		b.inform(what+fmt.Sprintf("time until below %.0f MB", memoryMax), " s", "%.1f", back)
-	}
-	for i, pid := range d.bare.pids {
-		now, _, err := resident(pid)
+		back, err := d.comesBack(ctx)
 		if err != nil {
 			return err
 		}
-		b.progress("memory: bare end %d, which had no load, has %.1f MB", i, now/1e6)
+		what := fmt.Sprintf("%.0f s of TCP at full speed, %d streams: ", burst.Seconds(), streams)
+		mesh, err := d.mesh.memory()
+		if err != nil {
+			return err
+		}
+		bare, err := d.bare.memory()
+		if err != nil {
+			return err
+		}
+		b.worst(what+fmt.Sprintf("resident memory %.0f s later", memoryIn.Seconds()), " MB", "%.1f", mesh[:2], memoryMax)
+		b.inform(what+"peak of the process", " MB", "%.0f", mesh[2:])
+		b.inform(what+fmt.Sprintf("time until below %.0f MB", memoryMax), " s", "%.1f", back)
+		b.inform(what+"bare wireguard-go later than that", " MB", "%.0f", bare[:2])
 	}
 	return nil
+}
+
+// memory returns the resident sets of both ends in MB, then their peaks.
+func (c *contender) memory() ([]float64, error) {
+	out := make([]float64, 4)
+	for i, pid := range c.pids {
+		now, peak, err := resident(pid)
+		if err != nil {
+			return nil, err
+		}
+		out[i], out[2+i] = now/1e6, peak/1e6
+	}
+	return out, nil
 }
 
 // comesBack waits until the time is over and returns when each end was below the limit for good.

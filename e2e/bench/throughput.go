@@ -34,7 +34,7 @@ type duel struct {
 const mtu = 1420
 
 func (b *bench) newDuel(ctx context.Context, name string) (_ *duel, err error) {
-	w, err := b.newWorld(name, "info")
+	w, err := b.newWorld(name, "info", 0)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 const (
 	small = 64
 	// steady is an offered load that both contenders carry (packets per second): here the processor time per packet is compared.
-	steady = 10_000
+	steady = 20_000
 	// flood is one that neither does: what arrives is the rate that the tunnel can do.
 	flood = 150_000
 )

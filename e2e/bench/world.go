@@ -24,8 +24,8 @@ type world struct {
 	founder *lab.Host
 }
 
-func (b *bench) newWorld(name, logLevel string) (*world, error) {
-	o := lab.Options{Binary: b.binary, LogLevel: logLevel}
+func (b *bench) newWorld(name, logLevel string, delay time.Duration) (*world, error) {
+	o := lab.Options{Binary: b.binary, LogLevel: logLevel, Delay: delay}
 	if b.logs != "" {
 		o.Dir = filepath.Join(b.logs, name)
 	}
