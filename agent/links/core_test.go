@@ -287,3 +287,21 @@ func TestNudgeThatNamesTheSessionRestartsIt(t *testing.T) {
 	s.step(b, NetworkChanged{})
 	s.until(2*time.Second, "up", s.bothUp(a, b))
 }
+
+// A reason quotes what others said, and can be longer than a nudge may be: it is cut, or the nudge would not be sent at all.
+func TestLongReasonDoesNotStopTheNudge(t *testing.T) {
+	s := newSim(t)
+	a, b := s.add(1, behindNAT), s.add(2, behindNAT)
+	s.start(a, b)
+	l := b.core.links[a.id]
+	l.reason = strings.Repeat("é", 300)
+	for _, act := range b.core.Step(NetworkChanged{}, s.now) {
+		if send, ok := act.(Send); ok {
+			if n := len(send.Signal.GetNudge().GetReason()); n == 0 || n > 256 {
+				t.Errorf("a reason of %d bytes", n)
+			}
+			return
+		}
+	}
+	t.Error("no nudge was sent")
+}

@@ -2,6 +2,7 @@ package links
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh/wire"
@@ -55,8 +56,18 @@ func (c negotiation) attempt(l *link, now time.Time) {
 	l.ice.deadline = now.Add(answerTimeout)
 	c.do(Send{To: l.m.ID, Signal: &wire.Signal{
 		Session: l.ice.session, Boot: c.boot,
-		Body: &wire.Signal_Nudge{Nudge: &wire.Nudge{Reason: l.reason}},
+		Body: &wire.Signal_Nudge{Nudge: &wire.Nudge{Reason: clip(l.reason)}},
 	}})
+}
+
+// maxReason is what a nudge may say, and less than wire allows: reasons quote other machines' errors and can be long.
+const maxReason = 200
+
+func clip(s string) string {
+	if len(s) > maxReason {
+		s = strings.ToValidUTF8(s[:maxReason], "")
+	}
+	return s
 }
 
 // startICE starts the session, or holds it for a moment while the mapped addresses are not known: an offer without them is of no use to a
