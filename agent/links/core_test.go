@@ -305,3 +305,20 @@ func TestLongReasonDoesNotStopTheNudge(t *testing.T) {
 	}
 	t.Error("no nudge was sent")
 }
+
+// The controlled side moves; its nudge arrives, but the answer to it does not (its old control connections are dead). The controlling side, for
+// which the link was up, must find that out and go on trying.
+func TestNudgeMakesTheOtherSideLookAtTheLink(t *testing.T) {
+	s, a, b := pair(t) // a controls
+	s.run(5 * time.Second)
+	b.addr = netip.MustParseAddrPort("203.0.113.9:4242")
+	deaf := s.now.Add(700 * time.Millisecond)
+	s.signal = func(from, _ mesh.NodeID) bool { return from == b.id || s.now.After(deaf) }
+	s.carries = func(_, y *simNode, ep netip.AddrPort) bool {
+		return ep == y.addr && s.now.After(deaf.Add(500*time.Millisecond)) // b's new router lets nothing in before that
+	}
+	s.step(b, NetworkChanged{})
+	s.until(3*time.Second, "reachable again", func() bool {
+		return a.core.Snapshot(s.now)[b.id].Path.Remote == b.addr && s.bothUp(a, b)()
+	})
+}

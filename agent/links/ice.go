@@ -152,6 +152,10 @@ func (c negotiation) signalArrived(ev SignalArrived, now time.Time) {
 	}
 	switch body := ev.Signal.Body.(type) {
 	case *wire.Signal_Nudge:
+		if l.up {
+			// The peer sees no link, or is looking for another one: what we took for up must answer now, or we try as long as the peer does.
+			c.life().doubt(l, now)
+		}
 		// A nudge that names our newest session comes from a peer that has given it up. One that names an older session crossed our offer.
 		if c.controls(l) && (restarted || l.ice.phase == iceNone || l.ice.phase == iceSelected || ev.Signal.Session == l.ice.session) {
 			c.again(l, now)

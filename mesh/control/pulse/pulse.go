@@ -11,6 +11,7 @@ import "time"
 const (
 	Answer = 2 * time.Second        // to answer
 	Quick  = 500 * time.Millisecond // for each further try
+	Hurry  = 250 * time.Millisecond // instead of Quick after Urgent, if the connection's round trip allows
 	Tries  = 3                      // one and two quick ones
 )
 
@@ -51,6 +52,8 @@ type Pulse struct {
 	sent     time.Time // when seq was sent
 	tries    int       // questions without an answer
 	patience time.Duration
+	quick    time.Duration // of further tries; 0: Quick
+	rtt      time.Duration // of the last answer
 	due      time.Time // of the next question, or of the end of patience
 }
 
@@ -66,7 +69,8 @@ func (p *Pulse) Step(ev Event, now time.Time) Result {
 	case Every:
 		return p.every(e.Interval, now)
 	case Urgent:
-		p.patience = Quick
+		p.quick = max(Hurry, p.rtt*3/2)
+		p.patience = p.quick
 		return p.ask(now)
 	case Asked:
 		// A packet of the other side has just arrived: there is no need to ask. A quarter more, so that the one who asks goes on asking.
@@ -112,7 +116,9 @@ func (p *Pulse) answered(seq uint32, now time.Time) Result {
 	var r Result
 	if seq == p.seq {
 		r.RTT = now.Sub(p.sent)
+		p.rtt = r.RTT
 	}
+	p.quick = 0
 	p.tries = 0
 	p.due = time.Time{}
 	if p.interval > 0 {
@@ -134,5 +140,8 @@ func (p *Pulse) tick(now time.Time) Result {
 		return Result{Dead: true}
 	}
 	p.patience = Quick
+	if p.quick > 0 {
+		p.patience = p.quick
+	}
 	return p.ask(now)
 }
