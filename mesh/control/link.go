@@ -19,7 +19,7 @@ import (
 // How often a kept connection is asked for a sign of life.
 const (
 	fastBeat = 8 * time.Second  // one side is behind a NAT: others rely on this connection to find it
-	slowBeat = 20 * time.Second // both sides can be dialled by anybody
+	slowBeat = 14 * time.Second // both sides can be dialled by anybody; QUIC sends a keepalive of its own after 15 s, and one of the two is enough
 
 	beatWrite = time.Second // to hand a heartbeat to QUIC
 	beatLimit = 64          // bytes

@@ -13,8 +13,8 @@ func (p *Policy) decide(now time.Time) []Action {
 	d := decision{p: p, now: now, keep: make(map[*node]bool)}
 	p.next = time.Time{}
 	if p.reachable {
-		d.walk(p.ring, 1)
-		d.walk(p.rank, Want)
+		d.successor(p.ring)
+		d.successor(p.second) // may be the same one: taking the next would give that one a connection too many
 	} else {
 		d.walk(p.rank, Want)
 	}
@@ -70,6 +70,19 @@ func (d *decision) walk(candidates []*node, n int) {
 		case c.up:
 			d.keep[c] = true
 		case c.Dialable && !c.dialing:
+			d.want = append(d.want, c)
+		}
+	}
+}
+
+// successor goes through a ring until it finds one that is up.
+func (d *decision) successor(ring []*node) {
+	for _, c := range ring {
+		if c.up {
+			d.keep[c] = true
+			return
+		}
+		if c.Dialable && !c.dialing {
 			d.want = append(d.want, c)
 		}
 	}

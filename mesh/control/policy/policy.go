@@ -6,8 +6,9 @@
 //
 //   - a member that others cannot reach keeps 2 reachable members (its forwarders), chosen by rendezvous hashing so that the load
 //     spreads and a restart chooses the same ones;
-//   - a reachable member keeps its successor on a ring of all reachable members, which holds the graph together whatever else fails,
-//     and one more by rendezvous hashing, which keeps it shallow;
+//   - a reachable member keeps its successor on each of two rings of all reachable members, in the order of their IDs and in that of
+//     their hashes: the first holds the graph together whatever else fails, two of them keep it shallow, and each member has two
+//     connections that it keeps and two that others keep (rendezvous hashing would give some of them six);
 //   - where that gives fewer than 2, members to which a way is known without anybody's help (an ICE path, the same LAN) fill up, so
 //     that the mesh survives the death of its only reachable member;
 //   - any other connection is closed when it has been idle for a minute.
@@ -122,6 +123,7 @@ type Policy struct {
 	reachable bool
 	nodes     map[mesh.NodeID]*node
 	ring      []*node // reachable members, in the order of the ring, from this node's successor on
+	second    []*node // the same in the order of the second ring
 	rank      []*node // reachable members by rendezvous hash
 	near      []*node // the others to which a way is known, by rendezvous hash
 	rest      []*node // all others, by rendezvous hash
@@ -200,7 +202,7 @@ func (p *Policy) members(m Members) {
 		n := p.get(peer.ID)
 		n.Peer, n.member = peer, true
 	}
-	p.ring, p.rank, p.near, p.rest = nil, nil, nil, nil
+	p.ring, p.second, p.rank, p.near, p.rest = nil, nil, nil, nil, nil
 	for id, n := range p.nodes {
 		switch {
 		case !n.member && !n.up && !n.dialing:
@@ -208,7 +210,7 @@ func (p *Policy) members(m Members) {
 		case !n.member:
 			n.Peer = Peer{ID: id}
 		case n.Reachable:
-			p.ring, p.rank = append(p.ring, n), append(p.rank, n)
+			p.ring, p.second, p.rank = append(p.ring, n), append(p.second, n), append(p.rank, n)
 		case n.Near:
 			p.near = append(p.near, n)
 		default:
@@ -230,17 +232,34 @@ func (p *Policy) sort() {
 	slices.SortFunc(p.rank, byRank)
 	slices.SortFunc(p.near, byRank)
 	slices.SortFunc(p.rest, byRank)
-	slices.SortFunc(p.ring, func(a, b *node) int {
-		// Those behind this node on the ring come first, then the ring goes round.
-		return cmp.Or(cmp.Compare(wraps(p.self, a.ID), wraps(p.self, b.ID)), a.ID.Compare(b.ID))
+	round(p.ring, p.self, mesh.NodeID.Compare)
+	spots := make(map[mesh.NodeID]uint64, len(p.second)+1)
+	spots[p.self] = spot(p.self)
+	for _, n := range p.second {
+		spots[n.ID] = spot(n.ID)
+	}
+	round(p.second, p.self, func(a, b mesh.NodeID) int {
+		return cmp.Or(cmp.Compare(spots[a], spots[b]), a.Compare(b))
 	})
 }
 
-func wraps(self, id mesh.NodeID) int {
-	if id.Compare(self) < 0 {
-		return 1
+// round puts nodes in the order of a ring: those behind this node on it come first, then the ring goes round.
+func round(nodes []*node, self mesh.NodeID, compare func(a, b mesh.NodeID) int) {
+	wraps := func(n *node) int {
+		if compare(n.ID, self) < 0 {
+			return 1
+		}
+		return 0
 	}
-	return 0
+	slices.SortFunc(nodes, func(a, b *node) int {
+		return cmp.Or(cmp.Compare(wraps(a), wraps(b)), compare(a.ID, b.ID))
+	})
+}
+
+// spot is a member's place on the second ring, the same for everybody.
+func spot(id mesh.NodeID) uint64 {
+	sum := sha256.Sum256(id[:])
+	return binary.BigEndian.Uint64(sum[:8])
 }
 
 // weight is the rendezvous hash of a pair, seen from self.

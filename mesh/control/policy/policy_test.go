@@ -95,11 +95,11 @@ func TestUsedConnectionStays(t *testing.T) {
 	for range 10 {
 		now = now.Add(IdleClose / 2)
 		p.Step(Used{ID: id(1), At: now}, now)
-		if c := verbs(p.Step(Tick{}, now), Close); len(c) != 0 {
+		if c := verbs(p.Step(Tick{}, now), Close); slices.Contains(c, id(1)) {
 			t.Fatalf("closed %v, which was used", c)
 		}
 	}
-	if c := verbs(p.Step(Tick{}, now.Add(IdleClose)), Close); !slices.Equal(c, []mesh.NodeID{id(1)}) {
+	if c := verbs(p.Step(Tick{}, now.Add(IdleClose)), Close); !slices.Contains(c, id(1)) {
 		t.Errorf("closed %v, want the idle one", c)
 	}
 }
