@@ -229,7 +229,7 @@ func (r *Runner) act(ctx context.Context, a Action) {
 		r.startICE(a)
 	case ConnectICE:
 		if s, ok := r.sessions[a.Peer]; ok && s.number == a.Session {
-			r.cfg.Log.Debug("ICE checks begin", "peer", a.Peer.Short(), "candidates", len(a.Remote.Candidates), "delay", a.Delay)
+			r.cfg.Log.Debug("ICE checks begin", "peer", a.Peer.Short(), "candidates", a.Remote.Candidates, "delay", a.Delay)
 			err = s.s.Connect(a.Remote, a.Delay)
 		}
 	case CloseICE:
