@@ -26,7 +26,7 @@ type roamers struct {
 
 func newRoamers(t *testing.T, bobs lab.NATConfig) *roamers {
 	t.Helper()
-	w := newWorld(t, lab.Options{Dir: "/tmp/roam/lab"})
+	w := newWorld(t, lab.Options{})
 	r := &roamers{world: w, alice: w.public("alice"), carol: w.home("carol", home)}
 	r.first, r.second = w.router("first", bobs, nil), w.router("second", bobs, nil)
 	r.bob = must(r.first.Host("bob"))(t)
