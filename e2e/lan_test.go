@@ -16,7 +16,7 @@ const lanLimit = 10 * time.Second
 // met makes a mesh of three that are linked by way of the internet: alice, the founder, who stays there; bob and carol behind routers.
 func met(t *testing.T) (w *world, bob, carol *lab.Host) {
 	t.Helper()
-	w = newWorld(t, lab.Options{Dir: "/tmp/roam/lab/" + t.Name()})
+	w = newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	bob, carol = w.home("bob", home), w.home("carol", home)
 	w.mesh(alice, bob, carol)
