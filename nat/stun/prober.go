@@ -92,9 +92,7 @@ func (p *Prober) Watch() (<-chan nat.Report, func()) {
 func (p *Prober) Run(ctx context.Context) error {
 	retry := firstRetry
 	for fresh := true; ; {
-		roundCtx, cancel := context.WithCancel(ctx)
-		triggered := p.round(roundCtx, fresh)
-		cancel()
+		triggered := p.untilTriggered(ctx, func(ctx context.Context) { p.round(ctx, fresh) })
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -121,9 +119,29 @@ func (p *Prober) Run(ctx context.Context) error {
 	}
 }
 
+// untilTriggered runs do, and ends do's context at Trigger, whatever do is waiting for: what it asks about is out of date. It returns whether
+// that happened.
+func (p *Prober) untilTriggered(ctx context.Context, do func(context.Context)) (triggered bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	watching := make(chan struct{})
+	go func() { // waited for below
+		defer close(watching)
+		select {
+		case <-p.trigger:
+			triggered = true
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	do(ctx)
+	cancel()
+	<-watching
+	return triggered
+}
+
 // round asks every chosen server at once and then has the best mapped addresses tested. A fresh round, which doubts the report that
-// stands, publishes at every answer, because a join waits for the first. It returns true if Trigger ended it.
-func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
+// stands, publishes at every answer, because a join waits for the first. A round whose context has ended says nothing.
+func (p *Prober) round(ctx context.Context, fresh bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
 		server  netip.AddrPort
@@ -143,7 +161,7 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 	}
 	standing := p.Report().Mappings
 	partly := func(answered []nat.Mapping) {
-		if fresh {
+		if fresh && ctx.Err() == nil {
 			all := overlay(standing, answered)
 			p.publish(p.judge(all, nil, p.wasReachable(all)))
 		}
@@ -152,10 +170,8 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 	var silent []netip.AddrPort
 	for range servers {
 		select {
-		case <-p.trigger:
-			return true
 		case <-ctx.Done():
-			return false
+			return
 		case r := <-results:
 			if r.err != nil {
 				silent = append(silent, r.server)
@@ -166,18 +182,13 @@ func (p *Prober) round(ctx context.Context, fresh bool) (triggered bool) {
 			partly(mappings)
 		}
 	}
-	if ctx.Err() != nil {
-		return false
-	}
 	if m, ok := p.second(ctx, mappings, silent); ok {
 		mappings = append(mappings, m)
 		partly(mappings)
 	}
-	reachable, triggered := p.reach(ctx, mappings)
-	if !triggered && ctx.Err() == nil {
+	if reachable := p.reach(ctx, mappings); ctx.Err() == nil {
 		p.publish(p.judge(mappings, silent, reachable))
 	}
-	return triggered
 }
 
 // second has one more port of the best server asked where all answers together do not tell the type.
@@ -211,10 +222,10 @@ func (p *Prober) wasReachable(mappings []nat.Mapping) bool {
 }
 
 // reach tests the best mapped address of each family. A test that could not be made leaves what was known.
-func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable, triggered bool) {
+func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable bool) {
 	mapped := distinct(mappings)
 	if p.c.Reach == nil || len(mapped) == 0 {
-		return p.wasReachable(mappings), false
+		return p.wasReachable(mappings)
 	}
 	targets := mapped[:1]
 	if i := slices.IndexFunc(mapped, func(a netip.AddrPort) bool { return a.Addr().Is4() != mapped[0].Addr().Is4() }); i > 0 {
@@ -238,21 +249,17 @@ func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable, 
 	}
 	tested := false
 	for range targets {
-		select {
-		case <-p.trigger:
-			return false, true
-		case r := <-results:
-			if r.err != nil {
-				p.c.Log.Debug("reachability could not be tested", "error", r.err)
-				continue
-			}
-			tested, reachable = true, reachable || r.ok
+		r := <-results // soon, once ctx has ended
+		if r.err != nil {
+			p.c.Log.Debug("reachability could not be tested", "error", r.err)
+			continue
 		}
+		tested, reachable = true, reachable || r.ok
 	}
 	if !tested {
-		return p.wasReachable(mappings), false
+		return p.wasReachable(mappings)
 	}
-	return reachable, false
+	return reachable
 }
 
 // pick takes up to serversPerRound of each family, those at different hosts first: two ports of one host cannot tell an

@@ -275,3 +275,26 @@ func TestProberTrigger(t *testing.T) {
 		t.Error("made of nothing")
 	}
 }
+
+// A member that has just become unreachable is asked for a second port, or to test whether strangers get in, when the network changes.
+func TestTriggerEndsWhateverIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &internet{}
+		p := i.prober(t)
+		hang := func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		p.c.Second = func(ctx context.Context, _ netip.AddrPort) (netip.AddrPort, error) { return netip.AddrPort{}, hang(ctx) }
+		p.c.Reach = func(ctx context.Context, _ netip.AddrPort) (bool, error) { return false, hang(ctx) }
+		set(&i.servers, []netip.AddrPort{ap("198.51.100.11:10")})
+		for _, mapped := range []string{"203.0.113.9:7000", "203.0.113.9:51820", "203.0.113.8:7000"} { // of the first and the last the type is not known
+			set(&i.mapped, ap(mapped))
+			p.Trigger()
+			time.Sleep(100 * time.Millisecond)
+			if got := p.Report().Mapped; len(got) != 1 || got[0] != ap(mapped) {
+				t.Errorf("mapped %v, want %s", got, mapped)
+			}
+		}
+	})
+}
