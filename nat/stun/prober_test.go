@@ -285,7 +285,9 @@ func TestTriggerEndsWhateverIsWaitedFor(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		p.c.Second = func(ctx context.Context, _ netip.AddrPort) (netip.AddrPort, error) { return netip.AddrPort{}, hang(ctx) }
+		p.c.Second = func(ctx context.Context, _ netip.AddrPort) (netip.AddrPort, error) {
+			return netip.AddrPort{}, hang(ctx)
+		}
 		p.c.Reach = func(ctx context.Context, _ netip.AddrPort) (bool, error) { return false, hang(ctx) }
 		set(&i.servers, []netip.AddrPort{ap("198.51.100.11:10")})
 		for _, mapped := range []string{"203.0.113.9:7000", "203.0.113.9:51820", "203.0.113.8:7000"} { // of the first and the last the type is not known

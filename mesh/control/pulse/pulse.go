@@ -54,7 +54,7 @@ type Pulse struct {
 	patience time.Duration
 	quick    time.Duration // of further tries; 0: Quick
 	rtt      time.Duration // of the last answer
-	due      time.Time // of the next question, or of the end of patience
+	due      time.Time     // of the next question, or of the end of patience
 }
 
 // Next returns when Step wants a Tick; zero: never by itself.
