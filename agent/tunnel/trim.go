@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"os"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -16,6 +17,13 @@ const (
 	// trimDrop is the part of its peak below which traffic counts as low. Relative, so that a steady small stream after a big one
 	// does not keep the big one's memory.
 	trimDrop = 8
+	// settleAfter is when the memory that the start took is given back: keys, certificates and first sessions are made by then.
+	settleAfter = 30 * time.Second
+	// quietGC is the garbage collector's percentage (GOGC) while there is little traffic. The device's buffers count as 25 MB of heap, though
+	// hardly any of that is ever touched, so at the usual 100 % an idle process would collect another 30 MB of garbage, which is touched.
+	// Under load it is 100: each collection empties the buffer pools.
+	quietGC = 20
+	busyGC  = 100
 )
 
 // trimmer decides when to give memory back. wireguard-go takes its 64 KiB packet buffers from sync.Pools without a bound, so a burst
@@ -53,6 +61,39 @@ func (t *trimmer) step(packets uint64, now time.Time) bool {
 	}
 	t.peak, t.quietSince = rate, time.Time{}
 	return true
+}
+
+// busy reports whether there is, or was until a moment ago, enough traffic for the pools to grow.
+func (t *trimmer) busy() bool { return t.peak >= trimFloor }
+
+// collector sets the garbage collector's percentage, which belongs to the process, unless its user has set it (GOGC).
+type collector struct {
+	theirs  bool
+	percent int // as set; 0: not yet
+	before  int // what it was
+}
+
+func newCollector() *collector {
+	_, set := os.LookupEnv("GOGC")
+	return &collector{theirs: set}
+}
+
+func (c *collector) set(percent int) {
+	if c.theirs || c.percent == percent {
+		return
+	}
+	old := debug.SetGCPercent(percent)
+	if c.percent == 0 {
+		c.before = old
+	}
+	c.percent = percent
+}
+
+// restore undoes set.
+func (c *collector) restore() {
+	if c.percent != 0 {
+		debug.SetGCPercent(c.before)
+	}
 }
 
 // releaseMemory empties all sync.Pools (an object survives one collection in the pool's victim cache, so it takes two; the second is

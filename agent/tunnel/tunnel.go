@@ -149,6 +149,11 @@ func bindError(c Config, err error) error {
 func (t *Tunnel) Run(ctx context.Context) error {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
+	settled := time.NewTimer(settleAfter)
+	defer settled.Stop()
+	gc := newCollector()
+	gc.set(quietGC)
+	defer gc.restore()
 	var m trimmer
 	lost := false
 	for {
@@ -159,8 +164,18 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			return nil
 		case <-t.dev.Wait():
 			return t.gone()
+		case <-settled.C:
+			if !m.busy() { // else it will be trimmed when it no longer is
+				releaseMemory()
+			}
 		case now := <-tick.C:
-			if m.step(t.tun.packets.Load(), now) {
+			trim := m.step(t.tun.packets.Load(), now)
+			if m.busy() {
+				gc.set(busyGC)
+			} else {
+				gc.set(quietGC)
+			}
+			if trim {
 				releaseMemory()
 			}
 			lost = t.guardSocket(lost)

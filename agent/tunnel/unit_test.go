@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -179,5 +181,53 @@ func overlay(i int) []netip.Prefix {
 	return []netip.Prefix{
 		netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 14: byte(i >> 8), 15: byte(i)}), 128),
 		netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 64, byte(i >> 8), byte(i)}), 32),
+	}
+}
+
+func TestCollectorSetsAndRestores(t *testing.T) {
+	before := debug.SetGCPercent(77)
+	defer debug.SetGCPercent(before)
+	now := func() int {
+		p := debug.SetGCPercent(-1)
+		debug.SetGCPercent(p)
+		return p
+	}
+	t.Setenv("GOGC", "")
+	if err := os.Unsetenv("GOGC"); err != nil {
+		t.Fatal(err)
+	}
+	c := newCollector()
+	for _, want := range []int{quietGC, busyGC, quietGC} {
+		if c.set(want); now() != want {
+			t.Errorf("the percentage is %d, want %d", now(), want)
+		}
+	}
+	if c.restore(); now() != 77 {
+		t.Errorf("after restore the percentage is %d, want 77", now())
+	}
+	t.Setenv("GOGC", "100")
+	c = newCollector()
+	c.set(quietGC)
+	if c.restore(); now() != 77 {
+		t.Errorf("a percentage that the user has set was changed to %d", now())
+	}
+}
+
+func TestTrimmerSaysWhenItIsBusy(t *testing.T) {
+	var m trimmer
+	now, packets := time.Unix(1000, 0), uint64(0)
+	for i, rate := range []uint64{0, 0, 100, 3000, 50, 50} {
+		now, packets = now.Add(time.Second), packets+rate
+		m.step(packets, now)
+		if want := i >= 3; m.busy() != want {
+			t.Errorf("second %d: busy %v, want %v", i, m.busy(), want)
+		}
+	}
+	for range trimQuiet / time.Second {
+		now = now.Add(time.Second)
+		m.step(packets, now)
+	}
+	if m.busy() {
+		t.Error("still busy after it was trimmed")
 	}
 }

@@ -110,6 +110,9 @@ func (f *farm) launch(ctx context.Context, h *lab.Host, args ...string) (timed, 
 	return t, err
 }
 
+// breath is a pause between joiners: all come from one address, and an issuer limits how often strangers may ask from one.
+const breath = 2 * time.Second
+
 // farAway is the one-way delay of the internet in the variants that are far from here: 40 ms there and back.
 const farAway = 20 * time.Millisecond
 
@@ -161,6 +164,9 @@ func (b *bench) joins(ctx context.Context, name string, delay time.Duration) (pu
 		})
 		if err == nil {
 			err = f.retire(ctx, h)
+		}
+		if err == nil {
+			err = pause(ctx, breath)
 		}
 		if err != nil {
 			return nil, nil, err

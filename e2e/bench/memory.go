@@ -32,6 +32,7 @@ func measureMemory(ctx context.Context, b *bench) error {
 				return err
 			}
 		}
+		b.release() // others do no harm from here on
 		back, err := d.comesBack(ctx)
 		if err != nil {
 			return err
