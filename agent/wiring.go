@@ -136,8 +136,8 @@ func (n *node) handleEnrol(ctx context.Context, from netip.AddrPort, member bool
 	return n.enrol.Handle(ctx, from, member, f)
 }
 
-func (n *node) handleSignal(from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck {
-	return n.signal.Handle(from, f)
+func (n *node) handleSignal(ctx context.Context, from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck {
+	return n.signal.Handle(ctx, from, f)
 }
 
 // deliver takes a signal that arrived for this node.

@@ -87,8 +87,8 @@ type Config struct {
 	NetworkSecret []byte
 	// Enrol answers a frame of the enrolment protocol from a stranger or a member. It may take its time.
 	Enrol func(ctx context.Context, from netip.AddrPort, member bool, frame *wire.EnrolFrame) *wire.EnrolResponse
-	// Signal answers an envelope from a member. It may take its time.
-	Signal func(from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck
+	// Signal answers an envelope from a member. It may take its time, until ctx ends: then nobody waits for the answer any more.
+	Signal func(ctx context.Context, from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck
 	// Links returns the links there are when Run starts; NetworkChanged tells later ones. nil: none yet.
 	Links func() []Link
 	Log   *slog.Logger

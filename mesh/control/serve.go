@@ -71,7 +71,7 @@ func (c *Control) serveSignal(conn *p2p.Conn, s network.Stream) {
 	err := wire.ReadFrame(s, frame, signalLimit)
 	if err == nil {
 		conn.Use()
-		err = wire.WriteFrame(s, c.cfg.Signal(conn.ID(), frame))
+		err = wire.WriteFrame(s, c.cfg.Signal(ctx, conn.ID(), frame))
 	}
 	if err == nil {
 		_ = s.Close() // whoever asked may have closed it first

@@ -178,7 +178,7 @@ func (n *node) run(know ...*node) {
 			n.enrols.Add(1)
 			return &wire.EnrolResponse{SealedResult: f.GetSealedRequest(), Error: from.String()}
 		},
-		Signal: func(from mesh.NodeID, _ *wire.SignalFrame) *wire.SignalAck {
+		Signal: func(_ context.Context, from mesh.NodeID, _ *wire.SignalFrame) *wire.SignalAck {
 			n.signals.Add(1)
 			return &wire.SignalAck{Delivered: true, Reason: from.Short()}
 		},

@@ -135,7 +135,7 @@ func (n *node) SendSignal(ctx context.Context, to mesh.NodeID, f *wire.SignalFra
 	if err := pause(ctx, rtt/2); err != nil {
 		return nil, err
 	}
-	ack := w.byID[to].Handle(n.id, f)
+	ack := w.byID[to].Handle(ctx, n.id, f)
 	return ack, pause(ctx, rtt/2)
 }
 

@@ -61,7 +61,7 @@ func FuzzHandle(f *testing.F) {
 		}
 		carrier.sent = map[mesh.NodeID]*wire.SignalFrame{}
 		before := delivered
-		ack := s.Handle(alice.id, in)
+		ack := s.Handle(context.Background(), alice.id, in)
 		_, origin, to, perr := wire.ParseEnvelope(in.GetEnvelope())
 		if ack.GetDelivered() && (perr != nil || origin != alice.id || in.GetHops() > maxHops) {
 			t.Fatalf("acknowledged: %v", in)

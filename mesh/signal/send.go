@@ -150,14 +150,14 @@ func forwarders(view *mesh.View, m *mesh.Member, conns []Conn, self mesh.NodeID)
 
 // forward passes a frame on: straight to the receiver where there is a connection, else, as the first forwarder, to members that the
 // receiver's record names.
-func (s *Signal) forward(view *mesh.View, from, origin, to mesh.NodeID, f *wire.SignalFrame, delay time.Duration, arrived time.Time) error {
+func (s *Signal) forward(ctx context.Context, view *mesh.View, from, origin, to mesh.NodeID, f *wire.SignalFrame, delay time.Duration, arrived time.Time) error {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	default:
 		return errors.New("this member is forwarding too many signals at the moment")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	m, ok := view.Member(to)
 	if !ok {

@@ -108,9 +108,9 @@ func (s *Signal) Counters() Counters {
 }
 
 // Handle takes a frame that the member from sent on its connection: it delivers it, or forwards it and waits for the answer (at most
-// about 5 s). The answer's reason is a sentence about this hop and those after it. Handle keeps no reference to f.
-func (s *Signal) Handle(from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck {
-	err := s.handle(from, f)
+// about 5 s, and not after ctx has ended). The answer's reason is a sentence about this hop and those after it. Handle keeps no reference to f.
+func (s *Signal) Handle(ctx context.Context, from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck {
+	err := s.handle(ctx, from, f)
 	if err == nil {
 		return &wire.SignalAck{Delivered: true}
 	}
@@ -119,7 +119,7 @@ func (s *Signal) Handle(from mesh.NodeID, f *wire.SignalFrame) *wire.SignalAck {
 	return &wire.SignalAck{Reason: clip(err.Error())}
 }
 
-func (s *Signal) handle(from mesh.NodeID, f *wire.SignalFrame) error {
+func (s *Signal) handle(ctx context.Context, from mesh.NodeID, f *wire.SignalFrame) error {
 	now := s.cfg.Now()
 	if !s.rates.neighbour(from, now) {
 		return errors.New("too many signals on this connection: send fewer")
@@ -154,7 +154,7 @@ func (s *Signal) handle(from mesh.NodeID, f *wire.SignalFrame) error {
 		s.duplicates.Add(1)
 		return errors.New("the same signal is already on its way")
 	}
-	err = s.forward(view, from, origin, to, f, delay, now)
+	err = s.forward(ctx, view, from, origin, to, f, delay, now)
 	s.finish(key, err == nil)
 	if err == nil {
 		s.forwarded.Add(1)

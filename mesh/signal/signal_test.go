@@ -253,12 +253,12 @@ func TestHandleRefuses(t *testing.T) {
 			"spent hops":      {"alice", &wire.SignalFrame{Envelope: w.envelope("alice", "eve"), Hops: 2}, "which is the limit"},
 			"not for our key": {"alice", &wire.SignalFrame{Envelope: w.wrongKey("alice", "bob")}, "sealed to another key"},
 		} {
-			ack := w.nodes["bob"].Handle(w.nodes[c.from].id, c.f)
+			ack := w.nodes["bob"].Handle(context.Background(), w.nodes[c.from].id, c.f)
 			if ack.GetDelivered() || !strings.Contains(ack.GetReason(), c.says) {
 				t.Errorf("%s: %v", name, ack)
 			}
 		}
-		if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, nil); ack.GetDelivered() {
+		if ack := w.nodes["bob"].Handle(context.Background(), w.nodes["eve"].id, nil); ack.GetDelivered() {
 			t.Error("nil was delivered")
 		}
 		if len(w.nodes["bob"].got) != 0 {
@@ -266,7 +266,7 @@ func TestHandleRefuses(t *testing.T) {
 		}
 		// Repeated by a forwarder: acknowledged, delivered once.
 		for range 3 {
-			if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, &wire.SignalFrame{Envelope: env, Hops: 1, Delay: 1 << 31}); !ack.GetDelivered() {
+			if ack := w.nodes["bob"].Handle(context.Background(), w.nodes["eve"].id, &wire.SignalFrame{Envelope: env, Hops: 1, Delay: 1 << 31}); !ack.GetDelivered() {
 				t.Error(ack)
 			}
 		}
@@ -275,10 +275,10 @@ func TestHandleRefuses(t *testing.T) {
 		}
 		// Gone members neither send nor receive.
 		w.view = w.view.Without(w.nodes["alice"].id)
-		if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "bob"), Hops: 1}); ack.GetDelivered() {
+		if ack := w.nodes["bob"].Handle(context.Background(), w.nodes["eve"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "bob"), Hops: 1}); ack.GetDelivered() {
 			t.Error("from somebody who is no member")
 		}
-		if ack := w.nodes["bob"].Handle(w.nodes["eve"].id, &wire.SignalFrame{Envelope: w.envelope("eve", "alice")}); ack.GetDelivered() ||
+		if ack := w.nodes["bob"].Handle(context.Background(), w.nodes["eve"].id, &wire.SignalFrame{Envelope: w.envelope("eve", "alice")}); ack.GetDelivered() ||
 			!strings.Contains(ack.GetReason(), "not a member") {
 			t.Error("to somebody who is no member", ack)
 		}
@@ -310,13 +310,30 @@ func TestRateLimits(t *testing.T) {
 		}
 		// One that floods does not keep another from sending.
 		for range neighbourBurst + 10 {
-			w.nodes["bob"].Handle(eve, &wire.SignalFrame{})
+			w.nodes["bob"].Handle(context.Background(), eve, &wire.SignalFrame{})
 		}
-		if ack := w.nodes["bob"].Handle(eve, &wire.SignalFrame{}); !strings.Contains(ack.GetReason(), "too many") {
+		if ack := w.nodes["bob"].Handle(context.Background(), eve, &wire.SignalFrame{}); !strings.Contains(ack.GetReason(), "too many") {
 			t.Error(ack)
 		}
-		if ack := w.nodes["bob"].Handle(w.nodes["alice"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "bob")}); !ack.GetDelivered() {
+		if ack := w.nodes["bob"].Handle(context.Background(), w.nodes["alice"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "bob")}); !ack.GetDelivered() {
 			t.Error(ack)
+		}
+	})
+}
+
+// A forwarder that is told to end, or whose asker has gone, does not go on waiting for the next hop.
+func TestForwardingEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "carol")
+		w.link("bob", "carol", time.Millisecond)
+		bob, carol := w.nodes["bob"], w.nodes["carol"]
+		w.dead[[2]mesh.NodeID{bob.id, carol.id}] = true
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		ack := bob.Handle(ctx, w.nodes["alice"].id, &wire.SignalFrame{Envelope: w.envelope("alice", "carol")})
+		if took := time.Since(start); ack.GetDelivered() || took != 100*time.Millisecond {
+			t.Errorf("%v after %v", ack, took)
 		}
 	})
 }
