@@ -18,7 +18,10 @@ BIN         := $(CURDIR)/bin/gridwire
 
 # Namespaces need root: who is not gets asked for the password by sudo.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
-AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN)
+AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
+# Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
+DEBS     := $(CURDIR)/bin/deb
+UNPACKED := systemd-resolved
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
@@ -66,10 +69,13 @@ tools: ## Debian packages that tests and demo need, if one is missing
 	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
 	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
 	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need gcc 'gcc libc6-dev'; \
-	[ -z "$$missing" ] && exit 0; \
-	echo "missing:$$missing"; \
-	command -v apt-get >/dev/null || { echo 'no apt-get here: install these with the tools of your system' >&2; exit 1; }; \
-	$(ROOT) apt-get update -q && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
+	if ! command -v apt-get >/dev/null; then \
+		[ -z "$$missing" ] || { echo "no apt-get here: install these with the tools of your system:$$missing" >&2; exit 1; }; \
+		exit 0; \
+	fi; \
+	if [ -n "$$missing" ]; then echo "missing:$$missing"; \
+	$(ROOT) apt-get update -q && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi && \
+	e2e/unpack $(DEBS) $(UNPACKED)
 
 LIB := $(DESTDIR)$(PREFIX)/lib
 

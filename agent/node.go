@@ -37,6 +37,19 @@ type node struct {
 	store *store.Store
 	base  *base
 
+	meshParts
+	natParts
+
+	router *route.Router
+	links  *links.Runner
+	names  *names
+	self   *self
+	issuer *issuing
+	left   *farewell
+}
+
+// meshParts are who this node is, and what joins it to the other members.
+type meshParts struct {
 	root       *pki.Root
 	boot       uint64
 	membership atomic.Pointer[enrol.Membership] // replaced by renewal
@@ -45,15 +58,13 @@ type node struct {
 	control *control.Control
 	signal  *signal.Signal
 	enrol   *enrol.Handler
-	ice     *ice.Factory
-	netmon  *netmon.Monitor
-	router  *route.Router
-	links   *links.Runner
-	names   *names
-	self    *self
-	issuer  *issuing
-	reach   *reach
-	left    *farewell
+}
+
+// natParts find ways through the internet.
+type natParts struct {
+	ice    *ice.Factory
+	netmon *netmon.Monitor
+	reach  *reach
 }
 
 // farewell is said once, when this node leaves its network.
@@ -70,7 +81,8 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 	if err != nil {
 		return nil, fmt.Errorf("this machine's membership: %w", err)
 	}
-	n := &node{cfg: cfg, log: log, store: st, base: b, root: root, left: &farewell{ch: make(chan struct{})}}
+	n := &node{cfg: cfg, log: log, store: st, base: b, left: &farewell{ch: make(chan struct{})}}
+	n.root = root
 	n.membership.Store(m)
 	b.overlay.network.Store(&root.Network)
 	if n.boot, err = nextBoot(st, time.Now()); err != nil {

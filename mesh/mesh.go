@@ -180,4 +180,20 @@ type Member struct {
 	Via       []NodeID         // members that hold a control connection to it
 	NAT       string
 	Software  string
+	Workloads []Workload
+	Gateway   bool // serves devices that cannot run an agent
+}
+
+// Workload is something on a member that has a name of its own.
+type Workload struct {
+	Name  Name
+	Addrs []netip.Addr // in the member's Block or in its Routes
+	Ports []Port
+}
+
+// Port is a service that a workload offers.
+type Port struct {
+	Name     string // service name without underscore, such as http (RFC 6335); may be empty
+	Number   uint16
+	Protocol string // tcp or udp
 }

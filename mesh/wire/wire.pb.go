@@ -113,6 +113,8 @@ type Record struct {
 	Software      string                 `protobuf:"bytes,11,opt,name=software,proto3" json:"software,omitempty"`             // version of the program
 	Tombstone     bool                   `protobuf:"varint,12,opt,name=tombstone,proto3" json:"tombstone,omitempty"`          // this member has left for good; outranks every record without it
 	Lan           [][]byte               `protobuf:"bytes,13,rep,name=lan,proto3" json:"lan,omitempty"`                       // underlay addresses on this member's own networks, for dialling from the same LAN
+	Workloads     []*Workload            `protobuf:"bytes,14,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	Gateway       bool                   `protobuf:"varint,15,opt,name=gateway,proto3" json:"gateway,omitempty"` // serves devices that cannot run an agent
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -238,6 +240,141 @@ func (x *Record) GetLan() [][]byte {
 	return nil
 }
 
+func (x *Record) GetWorkloads() []*Workload {
+	if x != nil {
+		return x.Workloads
+	}
+	return nil
+}
+
+func (x *Record) GetGateway() bool {
+	if x != nil {
+		return x.Gateway
+	}
+	return false
+}
+
+// Something on a member that has a name of its own.
+type Workload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`           // DNS label, unique on the member
+	Addresses     [][]byte               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"` // netip.Addr, out of the member's block or of the prefixes that its certificate authorises
+	Ports         []*Port                `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Workload) Reset() {
+	*x = Workload{}
+	mi := &file_mesh_wire_wire_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Workload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Workload) ProtoMessage() {}
+
+func (x *Workload) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wire_wire_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Workload.ProtoReflect.Descriptor instead.
+func (*Workload) Descriptor() ([]byte, []int) {
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Workload) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Workload) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Workload) GetPorts() []*Port {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type Port struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // service name without underscore (RFC 6335); may be empty
+	Number        uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"` // tcp or udp
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Port) Reset() {
+	*x = Port{}
+	mi := &file_mesh_wire_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Port) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Port) ProtoMessage() {}
+
+func (x *Port) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wire_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Port.ProtoReflect.Descriptor instead.
+func (*Port) Descriptor() ([]byte, []int) {
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Port) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Port) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Port) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
 type SignedRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`       // a Record
@@ -248,7 +385,7 @@ type SignedRecord struct {
 
 func (x *SignedRecord) Reset() {
 	*x = SignedRecord{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[1]
+	mi := &file_mesh_wire_wire_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +397,7 @@ func (x *SignedRecord) String() string {
 func (*SignedRecord) ProtoMessage() {}
 
 func (x *SignedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[1]
+	mi := &file_mesh_wire_wire_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +410,7 @@ func (x *SignedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRecord.ProtoReflect.Descriptor instead.
 func (*SignedRecord) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{1}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SignedRecord) GetRecord() []byte {
@@ -298,6 +435,7 @@ type Item struct {
 	//	*Item_Record
 	//	*Item_RevocationList
 	//	*Item_Issuer
+	//	*Item_Device
 	Item          isItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -305,7 +443,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[2]
+	mi := &file_mesh_wire_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +455,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[2]
+	mi := &file_mesh_wire_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +468,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{2}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Item) GetItem() isItem_Item {
@@ -367,6 +505,15 @@ func (x *Item) GetIssuer() []byte {
 	return nil
 }
 
+func (x *Item) GetDevice() []byte {
+	if x != nil {
+		if x, ok := x.Item.(*Item_Device); ok {
+			return x.Device
+		}
+	}
+	return nil
+}
+
 type isItem_Item interface {
 	isItem_Item()
 }
@@ -383,11 +530,17 @@ type Item_Issuer struct {
 	Issuer []byte `protobuf:"bytes,3,opt,name=issuer,proto3,oneof"` // DER, an issuer's certificate signed by the root
 }
 
+type Item_Device struct {
+	Device []byte `protobuf:"bytes,4,opt,name=device,proto3,oneof"` // DER, the certificate of a device that cannot run an agent, see mesh/pki
+}
+
 func (*Item_Record) isItem_Item() {}
 
 func (*Item_RevocationList) isItem_Item() {}
 
 func (*Item_Issuer) isItem_Item() {}
+
+func (*Item_Device) isItem_Item() {}
 
 // What a member has, for anti-entropy.
 type Digest struct {
@@ -395,13 +548,14 @@ type Digest struct {
 	Records         []*Digest_Entry        `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
 	RevocationLists []*Digest_Entry        `protobuf:"bytes,2,rep,name=revocation_lists,json=revocationLists,proto3" json:"revocation_lists,omitempty"`
 	Issuers         []*Digest_Entry        `protobuf:"bytes,3,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	Devices         []*Digest_Entry        `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"` // WireGuard public key; when it was issued, Unix seconds
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Digest) Reset() {
 	*x = Digest{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[3]
+	mi := &file_mesh_wire_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +567,7 @@ func (x *Digest) String() string {
 func (*Digest) ProtoMessage() {}
 
 func (x *Digest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[3]
+	mi := &file_mesh_wire_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +580,7 @@ func (x *Digest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest.ProtoReflect.Descriptor instead.
 func (*Digest) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{3}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Digest) GetRecords() []*Digest_Entry {
@@ -450,6 +604,13 @@ func (x *Digest) GetIssuers() []*Digest_Entry {
 	return nil
 }
 
+func (x *Digest) GetDevices() []*Digest_Entry {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
 // Frames of the sync protocol, one stream: the dialler sends digest; the listener answers items that the dialler lacks and, in the
 // last frame, its own digest of what it wants; the dialler sends those items.
 type SyncFrame struct {
@@ -464,7 +625,7 @@ type SyncFrame struct {
 
 func (x *SyncFrame) Reset() {
 	*x = SyncFrame{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[4]
+	mi := &file_mesh_wire_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +637,7 @@ func (x *SyncFrame) String() string {
 func (*SyncFrame) ProtoMessage() {}
 
 func (x *SyncFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[4]
+	mi := &file_mesh_wire_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +650,7 @@ func (x *SyncFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncFrame.ProtoReflect.Descriptor instead.
 func (*SyncFrame) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{4}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SyncFrame) GetDigest() *Digest {
@@ -536,7 +697,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[5]
+	mi := &file_mesh_wire_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +709,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[5]
+	mi := &file_mesh_wire_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +722,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{5}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hello) GetVersion() uint32 {
@@ -623,7 +784,7 @@ type HelloAck struct {
 
 func (x *HelloAck) Reset() {
 	*x = HelloAck{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[6]
+	mi := &file_mesh_wire_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +796,7 @@ func (x *HelloAck) String() string {
 func (*HelloAck) ProtoMessage() {}
 
 func (x *HelloAck) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[6]
+	mi := &file_mesh_wire_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +809,7 @@ func (x *HelloAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloAck.ProtoReflect.Descriptor instead.
 func (*HelloAck) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{6}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HelloAck) GetAccepted() bool {
@@ -676,7 +837,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[7]
+	mi := &file_mesh_wire_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +849,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[7]
+	mi := &file_mesh_wire_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +862,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{7}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Heartbeat) GetSequence() uint32 {
@@ -728,7 +889,7 @@ type TokenMember struct {
 
 func (x *TokenMember) Reset() {
 	*x = TokenMember{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[8]
+	mi := &file_mesh_wire_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +901,7 @@ func (x *TokenMember) String() string {
 func (*TokenMember) ProtoMessage() {}
 
 func (x *TokenMember) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[8]
+	mi := &file_mesh_wire_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +914,7 @@ func (x *TokenMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenMember.ProtoReflect.Descriptor instead.
 func (*TokenMember) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{8}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TokenMember) GetNodeId() []byte {
@@ -789,7 +950,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[9]
+	mi := &file_mesh_wire_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +962,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[9]
+	mi := &file_mesh_wire_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +975,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{9}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Token) GetVersion() uint32 {
@@ -902,7 +1063,7 @@ type OfflineBundle struct {
 
 func (x *OfflineBundle) Reset() {
 	*x = OfflineBundle{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[10]
+	mi := &file_mesh_wire_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1075,7 @@ func (x *OfflineBundle) String() string {
 func (*OfflineBundle) ProtoMessage() {}
 
 func (x *OfflineBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[10]
+	mi := &file_mesh_wire_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1088,7 @@ func (x *OfflineBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfflineBundle.ProtoReflect.Descriptor instead.
 func (*OfflineBundle) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{10}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OfflineBundle) GetIdentitySeed() []byte {
@@ -986,7 +1147,7 @@ type EnrolFrame struct {
 
 func (x *EnrolFrame) Reset() {
 	*x = EnrolFrame{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[11]
+	mi := &file_mesh_wire_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1159,7 @@ func (x *EnrolFrame) String() string {
 func (*EnrolFrame) ProtoMessage() {}
 
 func (x *EnrolFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[11]
+	mi := &file_mesh_wire_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1172,7 @@ func (x *EnrolFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolFrame.ProtoReflect.Descriptor instead.
 func (*EnrolFrame) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{11}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EnrolFrame) GetVersion() uint32 {
@@ -1066,7 +1227,7 @@ type EnrolRequest struct {
 
 func (x *EnrolRequest) Reset() {
 	*x = EnrolRequest{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[12]
+	mi := &file_mesh_wire_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1239,7 @@ func (x *EnrolRequest) String() string {
 func (*EnrolRequest) ProtoMessage() {}
 
 func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[12]
+	mi := &file_mesh_wire_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1252,7 @@ func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
 func (*EnrolRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{12}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EnrolRequest) GetInvitation() []byte {
@@ -1168,7 +1329,7 @@ type EnrolResponse struct {
 
 func (x *EnrolResponse) Reset() {
 	*x = EnrolResponse{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[13]
+	mi := &file_mesh_wire_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1341,7 @@ func (x *EnrolResponse) String() string {
 func (*EnrolResponse) ProtoMessage() {}
 
 func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[13]
+	mi := &file_mesh_wire_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1354,7 @@ func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
 func (*EnrolResponse) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{13}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EnrolResponse) GetSealedResult() []byte {
@@ -1231,7 +1392,7 @@ type EnrolResult struct {
 
 func (x *EnrolResult) Reset() {
 	*x = EnrolResult{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[14]
+	mi := &file_mesh_wire_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1404,7 @@ func (x *EnrolResult) String() string {
 func (*EnrolResult) ProtoMessage() {}
 
 func (x *EnrolResult) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[14]
+	mi := &file_mesh_wire_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1417,7 @@ func (x *EnrolResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResult.ProtoReflect.Descriptor instead.
 func (*EnrolResult) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{14}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EnrolResult) GetChain() [][]byte {
@@ -1316,7 +1477,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[15]
+	mi := &file_mesh_wire_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1489,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[15]
+	mi := &file_mesh_wire_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1502,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{15}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Envelope) GetVersion() uint32 {
@@ -1405,7 +1566,7 @@ type SignalFrame struct {
 
 func (x *SignalFrame) Reset() {
 	*x = SignalFrame{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[16]
+	mi := &file_mesh_wire_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1578,7 @@ func (x *SignalFrame) String() string {
 func (*SignalFrame) ProtoMessage() {}
 
 func (x *SignalFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[16]
+	mi := &file_mesh_wire_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1591,7 @@ func (x *SignalFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalFrame.ProtoReflect.Descriptor instead.
 func (*SignalFrame) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{16}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignalFrame) GetEnvelope() []byte {
@@ -1464,7 +1625,7 @@ type SignalAck struct {
 
 func (x *SignalAck) Reset() {
 	*x = SignalAck{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[17]
+	mi := &file_mesh_wire_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1637,7 @@ func (x *SignalAck) String() string {
 func (*SignalAck) ProtoMessage() {}
 
 func (x *SignalAck) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[17]
+	mi := &file_mesh_wire_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1650,7 @@ func (x *SignalAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalAck.ProtoReflect.Descriptor instead.
 func (*SignalAck) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{17}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SignalAck) GetDelivered() bool {
@@ -1517,7 +1678,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[18]
+	mi := &file_mesh_wire_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1690,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[18]
+	mi := &file_mesh_wire_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1703,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{18}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Candidate) GetType() string {
@@ -1579,6 +1740,7 @@ type Signal struct {
 	//	*Signal_ReachProbe
 	//	*Signal_PortRequest
 	//	*Signal_PortOffer
+	//	*Signal_Usage
 	Body          isSignal_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1586,7 +1748,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[19]
+	mi := &file_mesh_wire_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1760,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[19]
+	mi := &file_mesh_wire_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1773,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{19}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Signal) GetSession() uint64 {
@@ -1698,6 +1860,15 @@ func (x *Signal) GetPortOffer() *PortOffer {
 	return nil
 }
 
+func (x *Signal) GetUsage() *SignedUsage {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isSignal_Body interface {
 	isSignal_Body()
 }
@@ -1730,6 +1901,10 @@ type Signal_PortOffer struct {
 	PortOffer *PortOffer `protobuf:"bytes,9,opt,name=port_offer,json=portOffer,proto3,oneof"`
 }
 
+type Signal_Usage struct {
+	Usage *SignedUsage `protobuf:"bytes,10,opt,name=usage,proto3,oneof"`
+}
+
 func (*Signal_Offer) isSignal_Body() {}
 
 func (*Signal_Answer) isSignal_Body() {}
@@ -1744,6 +1919,8 @@ func (*Signal_PortRequest) isSignal_Body() {}
 
 func (*Signal_PortOffer) isSignal_Body() {}
 
+func (*Signal_Usage) isSignal_Body() {}
+
 // ICE parameters, RFC 8445.
 type Description struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1757,7 +1934,7 @@ type Description struct {
 
 func (x *Description) Reset() {
 	*x = Description{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[20]
+	mi := &file_mesh_wire_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1946,7 @@ func (x *Description) String() string {
 func (*Description) ProtoMessage() {}
 
 func (x *Description) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[20]
+	mi := &file_mesh_wire_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1959,7 @@ func (x *Description) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Description.ProtoReflect.Descriptor instead.
 func (*Description) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{20}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Description) GetUfrag() string {
@@ -1822,7 +1999,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[21]
+	mi := &file_mesh_wire_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2011,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[21]
+	mi := &file_mesh_wire_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2024,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{21}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Nudge) GetReason() string {
@@ -1868,7 +2045,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[22]
+	mi := &file_mesh_wire_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2057,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[22]
+	mi := &file_mesh_wire_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2070,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{22}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReachRequest) GetAddress() []byte {
@@ -1921,7 +2098,7 @@ type ReachProbe struct {
 
 func (x *ReachProbe) Reset() {
 	*x = ReachProbe{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[23]
+	mi := &file_mesh_wire_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2110,7 @@ func (x *ReachProbe) String() string {
 func (*ReachProbe) ProtoMessage() {}
 
 func (x *ReachProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[23]
+	mi := &file_mesh_wire_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2123,7 @@ func (x *ReachProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachProbe.ProtoReflect.Descriptor instead.
 func (*ReachProbe) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{23}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReachProbe) GetAddress() []byte {
@@ -1981,7 +2158,7 @@ type PortRequest struct {
 
 func (x *PortRequest) Reset() {
 	*x = PortRequest{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[24]
+	mi := &file_mesh_wire_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2170,7 @@ func (x *PortRequest) String() string {
 func (*PortRequest) ProtoMessage() {}
 
 func (x *PortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[24]
+	mi := &file_mesh_wire_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2183,7 @@ func (x *PortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRequest.ProtoReflect.Descriptor instead.
 func (*PortRequest) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{24}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PortRequest) GetNonce() []byte {
@@ -2026,7 +2203,7 @@ type PortOffer struct {
 
 func (x *PortOffer) Reset() {
 	*x = PortOffer{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[25]
+	mi := &file_mesh_wire_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2215,7 @@ func (x *PortOffer) String() string {
 func (*PortOffer) ProtoMessage() {}
 
 func (x *PortOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[25]
+	mi := &file_mesh_wire_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2228,7 @@ func (x *PortOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortOffer.ProtoReflect.Descriptor instead.
 func (*PortOffer) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{25}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PortOffer) GetNonce() []byte {
@@ -2068,6 +2245,199 @@ func (x *PortOffer) GetPort() uint32 {
 	return 0
 }
 
+// What one end of a link counted in a period, by its own word. The two ends' statements about one period bear each other out, or do not.
+type UsageStatement struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Version         uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Network         []byte                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"` // network ID
+	By              []byte                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`           // node ID of the signer
+	About           []byte                 `protobuf:"bytes,4,opt,name=about,proto3" json:"about,omitempty"`     // node ID of the other end
+	From            int64                  `protobuf:"varint,5,opt,name=from,proto3" json:"from,omitempty"`      // Unix milliseconds, full hours UTC
+	To              int64                  `protobuf:"varint,6,opt,name=to,proto3" json:"to,omitempty"`
+	SentBytes       uint64                 `protobuf:"varint,7,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"` // WireGuard's counters: ciphertext with its overhead
+	ReceivedBytes   uint64                 `protobuf:"varint,8,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	SentPackets     uint64                 `protobuf:"varint,9,opt,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"`
+	ReceivedPackets uint64                 `protobuf:"varint,10,opt,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
+	LossPpm         uint32                 `protobuf:"varint,11,opt,name=loss_ppm,json=lossPpm,proto3" json:"loss_ppm,omitempty"` // measured by probes in this period
+	Gap             bool                   `protobuf:"varint,12,opt,name=gap,proto3" json:"gap,omitempty"`                        // the counters do not cover all of the period
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *UsageStatement) Reset() {
+	*x = UsageStatement{}
+	mi := &file_mesh_wire_wire_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageStatement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageStatement) ProtoMessage() {}
+
+func (x *UsageStatement) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wire_wire_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageStatement.ProtoReflect.Descriptor instead.
+func (*UsageStatement) Descriptor() ([]byte, []int) {
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *UsageStatement) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetNetwork() []byte {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *UsageStatement) GetBy() []byte {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+func (x *UsageStatement) GetAbout() []byte {
+	if x != nil {
+		return x.About
+	}
+	return nil
+}
+
+func (x *UsageStatement) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetSentPackets() uint64 {
+	if x != nil {
+		return x.SentPackets
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetReceivedPackets() uint64 {
+	if x != nil {
+		return x.ReceivedPackets
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetLossPpm() uint32 {
+	if x != nil {
+		return x.LossPpm
+	}
+	return 0
+}
+
+func (x *UsageStatement) GetGap() bool {
+	if x != nil {
+		return x.Gap
+	}
+	return false
+}
+
+type SignedUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Statement     []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"` // a UsageStatement
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // Ed25519 over "gridwire usage v1\n" + statement
+	Answer        bool                   `protobuf:"varint,3,opt,name=answer,proto3" json:"answer,omitempty"`      // it answers the other end's: send none back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedUsage) Reset() {
+	*x = SignedUsage{}
+	mi := &file_mesh_wire_wire_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedUsage) ProtoMessage() {}
+
+func (x *SignedUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wire_wire_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedUsage.ProtoReflect.Descriptor instead.
+func (*SignedUsage) Descriptor() ([]byte, []int) {
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SignedUsage) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *SignedUsage) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignedUsage) GetAnswer() bool {
+	if x != nil {
+		return x.Answer
+	}
+	return false
+}
+
 type Digest_Entry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`        // node ID, issuer key ID, or SHA-256 of an issuer certificate
@@ -2078,7 +2448,7 @@ type Digest_Entry struct {
 
 func (x *Digest_Entry) Reset() {
 	*x = Digest_Entry{}
-	mi := &file_mesh_wire_wire_proto_msgTypes[26]
+	mi := &file_mesh_wire_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2460,7 @@ func (x *Digest_Entry) String() string {
 func (*Digest_Entry) ProtoMessage() {}
 
 func (x *Digest_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wire_wire_proto_msgTypes[26]
+	mi := &file_mesh_wire_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2473,7 @@ func (x *Digest_Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digest_Entry.ProtoReflect.Descriptor instead.
 func (*Digest_Entry) Descriptor() ([]byte, []int) {
-	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{3, 0}
+	return file_mesh_wire_wire_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *Digest_Entry) GetKey() []byte {
@@ -2124,7 +2494,7 @@ var File_mesh_wire_wire_proto protoreflect.FileDescriptor
 
 const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x14mesh/wire/wire.proto\x12\vgridwire.v1\"\xc3\x02\n" +
+	"\x14mesh/wire/wire.proto\x12\vgridwire.v1\"\x92\x03\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x1a\n" +
@@ -2139,19 +2509,31 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	" \x01(\tR\x03nat\x12\x1a\n" +
 	"\bsoftware\x18\v \x01(\tR\bsoftware\x12\x1c\n" +
 	"\ttombstone\x18\f \x01(\bR\ttombstone\x12\x10\n" +
-	"\x03lan\x18\r \x03(\fR\x03lan\"D\n" +
+	"\x03lan\x18\r \x03(\fR\x03lan\x123\n" +
+	"\tworkloads\x18\x0e \x03(\v2\x15.gridwire.v1.WorkloadR\tworkloads\x12\x18\n" +
+	"\agateway\x18\x0f \x01(\bR\agateway\"e\n" +
+	"\bWorkload\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\fR\taddresses\x12'\n" +
+	"\x05ports\x18\x03 \x03(\v2\x11.gridwire.v1.PortR\x05ports\"N\n" +
+	"\x04Port\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"D\n" +
 	"\fSignedRecord\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x88\x01\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xa2\x01\n" +
 	"\x04Item\x123\n" +
 	"\x06record\x18\x01 \x01(\v2\x19.gridwire.v1.SignedRecordH\x00R\x06record\x12)\n" +
 	"\x0frevocation_list\x18\x02 \x01(\fH\x00R\x0erevocationList\x12\x18\n" +
-	"\x06issuer\x18\x03 \x01(\fH\x00R\x06issuerB\x06\n" +
-	"\x04item\"\xeb\x01\n" +
+	"\x06issuer\x18\x03 \x01(\fH\x00R\x06issuer\x12\x18\n" +
+	"\x06device\x18\x04 \x01(\fH\x00R\x06deviceB\x06\n" +
+	"\x04item\"\xa0\x02\n" +
 	"\x06Digest\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.gridwire.v1.Digest.EntryR\arecords\x12D\n" +
 	"\x10revocation_lists\x18\x02 \x03(\v2\x19.gridwire.v1.Digest.EntryR\x0frevocationLists\x123\n" +
-	"\aissuers\x18\x03 \x03(\v2\x19.gridwire.v1.Digest.EntryR\aissuers\x1a1\n" +
+	"\aissuers\x18\x03 \x03(\v2\x19.gridwire.v1.Digest.EntryR\aissuers\x123\n" +
+	"\adevices\x18\x04 \x03(\v2\x19.gridwire.v1.Digest.EntryR\adevices\x1a1\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\"\x9e\x01\n" +
@@ -2247,7 +2629,7 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\tCandidate\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x1a\n" +
-	"\bpriority\x18\x03 \x01(\rR\bpriority\"\xc6\x03\n" +
+	"\bpriority\x18\x03 \x01(\rR\bpriority\"\xf8\x03\n" +
 	"\x06Signal\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x04R\x04boot\x120\n" +
@@ -2259,7 +2641,9 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"reachProbe\x12=\n" +
 	"\fport_request\x18\b \x01(\v2\x18.gridwire.v1.PortRequestH\x00R\vportRequest\x127\n" +
 	"\n" +
-	"port_offer\x18\t \x01(\v2\x16.gridwire.v1.PortOfferH\x00R\tportOfferB\x06\n" +
+	"port_offer\x18\t \x01(\v2\x16.gridwire.v1.PortOfferH\x00R\tportOffer\x120\n" +
+	"\x05usage\x18\n" +
+	" \x01(\v2\x18.gridwire.v1.SignedUsageH\x00R\x05usageB\x06\n" +
 	"\x04body\"\x7f\n" +
 	"\vDescription\x12\x14\n" +
 	"\x05ufrag\x18\x01 \x01(\tR\x05ufrag\x12\x10\n" +
@@ -2282,7 +2666,26 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"5\n" +
 	"\tPortOffer\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\rR\x04port*\xd2\x01\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"\xcf\x02\n" +
+	"\x0eUsageStatement\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\fR\x02by\x12\x14\n" +
+	"\x05about\x18\x04 \x01(\fR\x05about\x12\x12\n" +
+	"\x04from\x18\x05 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x06 \x01(\x03R\x02to\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\a \x01(\x04R\tsentBytes\x12%\n" +
+	"\x0ereceived_bytes\x18\b \x01(\x04R\rreceivedBytes\x12!\n" +
+	"\fsent_packets\x18\t \x01(\x04R\vsentPackets\x12)\n" +
+	"\x10received_packets\x18\n" +
+	" \x01(\x04R\x0freceivedPackets\x12\x19\n" +
+	"\bloss_ppm\x18\v \x01(\rR\alossPpm\x12\x10\n" +
+	"\x03gap\x18\f \x01(\bR\x03gap\"a\n" +
+	"\vSignedUsage\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x16\n" +
+	"\x06answer\x18\x03 \x01(\bR\x06answer*\xd2\x01\n" +
 	"\n" +
 	"EnrolError\x12\f\n" +
 	"\bENROL_OK\x10\x00\x12\x0f\n" +
@@ -2309,65 +2712,73 @@ func file_mesh_wire_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_mesh_wire_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mesh_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_mesh_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_mesh_wire_wire_proto_goTypes = []any{
-	(EnrolError)(0),       // 0: gridwire.v1.EnrolError
-	(*Record)(nil),        // 1: gridwire.v1.Record
-	(*SignedRecord)(nil),  // 2: gridwire.v1.SignedRecord
-	(*Item)(nil),          // 3: gridwire.v1.Item
-	(*Digest)(nil),        // 4: gridwire.v1.Digest
-	(*SyncFrame)(nil),     // 5: gridwire.v1.SyncFrame
-	(*Hello)(nil),         // 6: gridwire.v1.Hello
-	(*HelloAck)(nil),      // 7: gridwire.v1.HelloAck
-	(*Heartbeat)(nil),     // 8: gridwire.v1.Heartbeat
-	(*TokenMember)(nil),   // 9: gridwire.v1.TokenMember
-	(*Token)(nil),         // 10: gridwire.v1.Token
-	(*OfflineBundle)(nil), // 11: gridwire.v1.OfflineBundle
-	(*EnrolFrame)(nil),    // 12: gridwire.v1.EnrolFrame
-	(*EnrolRequest)(nil),  // 13: gridwire.v1.EnrolRequest
-	(*EnrolResponse)(nil), // 14: gridwire.v1.EnrolResponse
-	(*EnrolResult)(nil),   // 15: gridwire.v1.EnrolResult
-	(*Envelope)(nil),      // 16: gridwire.v1.Envelope
-	(*SignalFrame)(nil),   // 17: gridwire.v1.SignalFrame
-	(*SignalAck)(nil),     // 18: gridwire.v1.SignalAck
-	(*Candidate)(nil),     // 19: gridwire.v1.Candidate
-	(*Signal)(nil),        // 20: gridwire.v1.Signal
-	(*Description)(nil),   // 21: gridwire.v1.Description
-	(*Nudge)(nil),         // 22: gridwire.v1.Nudge
-	(*ReachRequest)(nil),  // 23: gridwire.v1.ReachRequest
-	(*ReachProbe)(nil),    // 24: gridwire.v1.ReachProbe
-	(*PortRequest)(nil),   // 25: gridwire.v1.PortRequest
-	(*PortOffer)(nil),     // 26: gridwire.v1.PortOffer
-	(*Digest_Entry)(nil),  // 27: gridwire.v1.Digest.Entry
+	(EnrolError)(0),        // 0: gridwire.v1.EnrolError
+	(*Record)(nil),         // 1: gridwire.v1.Record
+	(*Workload)(nil),       // 2: gridwire.v1.Workload
+	(*Port)(nil),           // 3: gridwire.v1.Port
+	(*SignedRecord)(nil),   // 4: gridwire.v1.SignedRecord
+	(*Item)(nil),           // 5: gridwire.v1.Item
+	(*Digest)(nil),         // 6: gridwire.v1.Digest
+	(*SyncFrame)(nil),      // 7: gridwire.v1.SyncFrame
+	(*Hello)(nil),          // 8: gridwire.v1.Hello
+	(*HelloAck)(nil),       // 9: gridwire.v1.HelloAck
+	(*Heartbeat)(nil),      // 10: gridwire.v1.Heartbeat
+	(*TokenMember)(nil),    // 11: gridwire.v1.TokenMember
+	(*Token)(nil),          // 12: gridwire.v1.Token
+	(*OfflineBundle)(nil),  // 13: gridwire.v1.OfflineBundle
+	(*EnrolFrame)(nil),     // 14: gridwire.v1.EnrolFrame
+	(*EnrolRequest)(nil),   // 15: gridwire.v1.EnrolRequest
+	(*EnrolResponse)(nil),  // 16: gridwire.v1.EnrolResponse
+	(*EnrolResult)(nil),    // 17: gridwire.v1.EnrolResult
+	(*Envelope)(nil),       // 18: gridwire.v1.Envelope
+	(*SignalFrame)(nil),    // 19: gridwire.v1.SignalFrame
+	(*SignalAck)(nil),      // 20: gridwire.v1.SignalAck
+	(*Candidate)(nil),      // 21: gridwire.v1.Candidate
+	(*Signal)(nil),         // 22: gridwire.v1.Signal
+	(*Description)(nil),    // 23: gridwire.v1.Description
+	(*Nudge)(nil),          // 24: gridwire.v1.Nudge
+	(*ReachRequest)(nil),   // 25: gridwire.v1.ReachRequest
+	(*ReachProbe)(nil),     // 26: gridwire.v1.ReachProbe
+	(*PortRequest)(nil),    // 27: gridwire.v1.PortRequest
+	(*PortOffer)(nil),      // 28: gridwire.v1.PortOffer
+	(*UsageStatement)(nil), // 29: gridwire.v1.UsageStatement
+	(*SignedUsage)(nil),    // 30: gridwire.v1.SignedUsage
+	(*Digest_Entry)(nil),   // 31: gridwire.v1.Digest.Entry
 }
 var file_mesh_wire_wire_proto_depIdxs = []int32{
-	2,  // 0: gridwire.v1.Item.record:type_name -> gridwire.v1.SignedRecord
-	27, // 1: gridwire.v1.Digest.records:type_name -> gridwire.v1.Digest.Entry
-	27, // 2: gridwire.v1.Digest.revocation_lists:type_name -> gridwire.v1.Digest.Entry
-	27, // 3: gridwire.v1.Digest.issuers:type_name -> gridwire.v1.Digest.Entry
-	4,  // 4: gridwire.v1.SyncFrame.digest:type_name -> gridwire.v1.Digest
-	3,  // 5: gridwire.v1.SyncFrame.items:type_name -> gridwire.v1.Item
-	4,  // 6: gridwire.v1.SyncFrame.want:type_name -> gridwire.v1.Digest
-	2,  // 7: gridwire.v1.Hello.record:type_name -> gridwire.v1.SignedRecord
-	9,  // 8: gridwire.v1.Token.members:type_name -> gridwire.v1.TokenMember
-	11, // 9: gridwire.v1.Token.offline:type_name -> gridwire.v1.OfflineBundle
-	3,  // 10: gridwire.v1.OfflineBundle.items:type_name -> gridwire.v1.Item
-	0,  // 11: gridwire.v1.EnrolResponse.code:type_name -> gridwire.v1.EnrolError
-	3,  // 12: gridwire.v1.EnrolResult.items:type_name -> gridwire.v1.Item
-	0,  // 13: gridwire.v1.EnrolResult.code:type_name -> gridwire.v1.EnrolError
-	21, // 14: gridwire.v1.Signal.offer:type_name -> gridwire.v1.Description
-	21, // 15: gridwire.v1.Signal.answer:type_name -> gridwire.v1.Description
-	22, // 16: gridwire.v1.Signal.nudge:type_name -> gridwire.v1.Nudge
-	23, // 17: gridwire.v1.Signal.reach_request:type_name -> gridwire.v1.ReachRequest
-	24, // 18: gridwire.v1.Signal.reach_probe:type_name -> gridwire.v1.ReachProbe
-	25, // 19: gridwire.v1.Signal.port_request:type_name -> gridwire.v1.PortRequest
-	26, // 20: gridwire.v1.Signal.port_offer:type_name -> gridwire.v1.PortOffer
-	19, // 21: gridwire.v1.Description.candidates:type_name -> gridwire.v1.Candidate
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	2,  // 0: gridwire.v1.Record.workloads:type_name -> gridwire.v1.Workload
+	3,  // 1: gridwire.v1.Workload.ports:type_name -> gridwire.v1.Port
+	4,  // 2: gridwire.v1.Item.record:type_name -> gridwire.v1.SignedRecord
+	31, // 3: gridwire.v1.Digest.records:type_name -> gridwire.v1.Digest.Entry
+	31, // 4: gridwire.v1.Digest.revocation_lists:type_name -> gridwire.v1.Digest.Entry
+	31, // 5: gridwire.v1.Digest.issuers:type_name -> gridwire.v1.Digest.Entry
+	31, // 6: gridwire.v1.Digest.devices:type_name -> gridwire.v1.Digest.Entry
+	6,  // 7: gridwire.v1.SyncFrame.digest:type_name -> gridwire.v1.Digest
+	5,  // 8: gridwire.v1.SyncFrame.items:type_name -> gridwire.v1.Item
+	6,  // 9: gridwire.v1.SyncFrame.want:type_name -> gridwire.v1.Digest
+	4,  // 10: gridwire.v1.Hello.record:type_name -> gridwire.v1.SignedRecord
+	11, // 11: gridwire.v1.Token.members:type_name -> gridwire.v1.TokenMember
+	13, // 12: gridwire.v1.Token.offline:type_name -> gridwire.v1.OfflineBundle
+	5,  // 13: gridwire.v1.OfflineBundle.items:type_name -> gridwire.v1.Item
+	0,  // 14: gridwire.v1.EnrolResponse.code:type_name -> gridwire.v1.EnrolError
+	5,  // 15: gridwire.v1.EnrolResult.items:type_name -> gridwire.v1.Item
+	0,  // 16: gridwire.v1.EnrolResult.code:type_name -> gridwire.v1.EnrolError
+	23, // 17: gridwire.v1.Signal.offer:type_name -> gridwire.v1.Description
+	23, // 18: gridwire.v1.Signal.answer:type_name -> gridwire.v1.Description
+	24, // 19: gridwire.v1.Signal.nudge:type_name -> gridwire.v1.Nudge
+	25, // 20: gridwire.v1.Signal.reach_request:type_name -> gridwire.v1.ReachRequest
+	26, // 21: gridwire.v1.Signal.reach_probe:type_name -> gridwire.v1.ReachProbe
+	27, // 22: gridwire.v1.Signal.port_request:type_name -> gridwire.v1.PortRequest
+	28, // 23: gridwire.v1.Signal.port_offer:type_name -> gridwire.v1.PortOffer
+	30, // 24: gridwire.v1.Signal.usage:type_name -> gridwire.v1.SignedUsage
+	21, // 25: gridwire.v1.Description.candidates:type_name -> gridwire.v1.Candidate
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_mesh_wire_wire_proto_init() }
@@ -2375,12 +2786,13 @@ func file_mesh_wire_wire_proto_init() {
 	if File_mesh_wire_wire_proto != nil {
 		return
 	}
-	file_mesh_wire_wire_proto_msgTypes[2].OneofWrappers = []any{
+	file_mesh_wire_wire_proto_msgTypes[4].OneofWrappers = []any{
 		(*Item_Record)(nil),
 		(*Item_RevocationList)(nil),
 		(*Item_Issuer)(nil),
+		(*Item_Device)(nil),
 	}
-	file_mesh_wire_wire_proto_msgTypes[19].OneofWrappers = []any{
+	file_mesh_wire_wire_proto_msgTypes[21].OneofWrappers = []any{
 		(*Signal_Offer)(nil),
 		(*Signal_Answer)(nil),
 		(*Signal_Nudge)(nil),
@@ -2388,6 +2800,7 @@ func file_mesh_wire_wire_proto_init() {
 		(*Signal_ReachProbe)(nil),
 		(*Signal_PortRequest)(nil),
 		(*Signal_PortOffer)(nil),
+		(*Signal_Usage)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2395,7 +2808,7 @@ func file_mesh_wire_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_wire_wire_proto_rawDesc), len(file_mesh_wire_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
