@@ -42,6 +42,7 @@ type node struct {
 
 	router *route.Router
 	links  *links.Runner
+	extra  *extras // what is routed to peers beyond their own addresses
 	names  *names
 	self   *self
 	issuer *issuing
@@ -170,6 +171,7 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 		Passed: func() uint64 { return n.base.tun.Packets() + n.base.sock.Counters().WireGuard },
 		Save:   n.saveEndpoints, OnReport: n.linkReported, Locate: n.reach.prober.Trigger, Log: n.log.With("part", "links"),
 	})
+	n.extra = newExtras(n.links.Post)
 }
 
 // overlayPrefixes are the network's /48 and, if this node has an IPv4 address, the pool.

@@ -24,6 +24,7 @@ type Core struct {
 	links       map[mesh.NodeID]*link
 	byKey       map[mesh.WGKey]*link
 	lastGood    map[mesh.NodeID]netip.AddrPort
+	extra       map[mesh.NodeID][]netip.Prefix // on top of AllowedIPs
 	seq         uint32
 	rand        *rand.Rand
 	out         []Action
@@ -99,6 +100,8 @@ func (c *Core) Step(ev Event, now time.Time) []Action {
 		c.signalPathChanged(now)
 	case Wanted:
 		c.wanted(ev.Peer, now)
+	case Extra:
+		c.prefixes().set(ev, now)
 	case Tick:
 	}
 	for _, l := range c.links {
@@ -138,7 +141,7 @@ func (c *Core) add(m *mesh.Member, now time.Time) {
 	c.links[m.ID] = l
 	c.byKey[m.WireGuard] = l
 	l.endpoint = c.guess(m)
-	c.do(SetPeer{Key: m.WireGuard, Endpoint: l.endpoint, AllowedIPs: AllowedIPs(m)})
+	c.do(SetPeer{Key: m.WireGuard, Endpoint: l.endpoint, AllowedIPs: c.prefixes().allowed(m)})
 	if l.endpoint.IsValid() {
 		c.life().shake(l, now)
 	}
@@ -187,12 +190,12 @@ func (c *Core) changed(l *link, m *mesh.Member, now time.Time) {
 		c.do(RemovePeer{Key: old.WireGuard})
 		delete(c.byKey, old.WireGuard)
 		c.byKey[m.WireGuard] = l
-		c.do(SetPeer{Key: m.WireGuard, Endpoint: l.endpoint, AllowedIPs: AllowedIPs(m)})
+		c.do(SetPeer{Key: m.WireGuard, Endpoint: l.endpoint, AllowedIPs: c.prefixes().allowed(m)})
 		c.lost(l, "the peer has a new key", now)
 		return
 	}
-	if allowed := AllowedIPs(m); !equal(AllowedIPs(old), allowed) { // renewed by an issuer with another part of the IPv4 pool
-		c.do(SetAllowedIPs{Key: m.WireGuard, AllowedIPs: allowed})
+	if !equal(AllowedIPs(old), AllowedIPs(m)) { // renewed by an issuer with another part of the IPv4 pool
+		c.do(SetAllowedIPs{Key: m.WireGuard, AllowedIPs: c.prefixes().allowed(m)})
 	}
 	rebooted := m.Boot > old.Boot
 	if rebooted {

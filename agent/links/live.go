@@ -299,7 +299,7 @@ func (c liveness) probeMissed(l *link, now time.Time) {
 // forget removes the peer from the tunnel and adds it again, which clears WireGuard's TAI64N memory of it.
 func (c liveness) forget(l *link) {
 	c.do(RemovePeer{Key: l.m.WireGuard})
-	c.do(SetPeer{Key: l.m.WireGuard, Endpoint: l.endpoint, AllowedIPs: AllowedIPs(l.m)})
+	c.do(SetPeer{Key: l.m.WireGuard, Endpoint: l.endpoint, AllowedIPs: c.prefixes().allowed(l.m)})
 }
 
 func (c liveness) iceDeadline(l *link, now time.Time) {

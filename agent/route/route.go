@@ -27,7 +27,7 @@ type Config struct {
 	Interface string
 	Addrs     []netip.Addr   // this node's overlay addresses, set as /128 and /32
 	Prefixes  []netip.Prefix // the overlay: the network's /48 and its IPv4 pool
-	Trusted   []string       // further interfaces that may carry overlay addresses (workloads'); the tunnel's and lo always may
+	Trusted   []string       // further interfaces that may carry overlay addresses (workloads'), see Trust; the tunnel's and lo always may
 	Mark      uint32         // of the tunnel's UDP socket; 0: none, and then Route refuses
 	Log       *slog.Logger   // nil: silent
 }
@@ -38,7 +38,7 @@ type Router struct {
 	link netlink.Link
 	log  *slog.Logger
 
-	mu      sync.Mutex // guards all below and cfg's addresses and prefixes; held over calls to the kernel, which answer at once
+	mu      sync.Mutex // guards all below and cfg's addresses, prefixes and trusted interfaces; held over calls to the kernel, which answer at once
 	ipv4Off string
 	routed  []netip.Prefix
 	closed  bool
