@@ -21,7 +21,7 @@ const (
 	ackLimit     = 1 << 10
 
 	// Bytes. What a dialler sends may be a stranger's, so it is kept small; what does not fit comes with the sync that follows.
-	dialHelloLimit   = 64 << 10
+	dialHelloLimit   = 96 << 10
 	dialHelloLists   = 32 << 10
 	listenHelloLimit = 256 << 10
 	listenHelloLists = 192 << 10

@@ -333,7 +333,12 @@ func same(a, b *mesh.Member) bool {
 		a.Issuer == b.Issuer && slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Endpoints, b.Endpoints) &&
 		slices.Equal(a.LAN, b.LAN) && slices.Equal(a.Via, b.Via) && a.Reachable == b.Reachable && a.NAT == b.NAT &&
 		a.Software == b.Software && a.SealKey == b.SealKey && a.IssuerID == b.IssuerID && a.WireGuard == b.WireGuard &&
-		a.NotBefore.Equal(b.NotBefore) && a.NotAfter.Equal(b.NotAfter) && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Routes, b.Routes)
+		a.NotBefore.Equal(b.NotBefore) && a.NotAfter.Equal(b.NotAfter) && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Routes, b.Routes) &&
+		a.Gateway == b.Gateway && slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
+}
+
+func sameWorkload(a, b mesh.Workload) bool {
+	return a.Name == b.Name && slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Ports, b.Ports)
 }
 
 // issuerOf returns the node's certificate as an issuer, if it may act as one now.

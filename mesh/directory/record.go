@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -154,6 +155,7 @@ func (c *cert) member(r *wire.Record, signed time.Time) *mesh.Member {
 		Serial: c.serial, IssuerID: c.issuer.KeyID, NotBefore: c.notBefore, NotAfter: c.notAfter,
 		Seq: r.GetSequence(), Boot: r.GetBoot(), Updated: signed, Reachable: r.GetReachable(),
 		Endpoints: addrPorts(r.GetEndpoints()), LAN: addrPorts(r.GetLan()), NAT: r.GetNat(), Software: r.GetSoftware(),
+		Workloads: c.workloads(r), Gateway: r.GetGateway(),
 	}
 	copy(m.SealKey[:], r.GetSealKey())
 	for _, b := range r.GetVia() {
@@ -162,6 +164,18 @@ func (c *cert) member(r *wire.Record, signed time.Time) *mesh.Member {
 		}
 	}
 	return m
+}
+
+// workloads returns what the record names, without what its certificate does not bear out: nobody claims an address of another member's,
+// or one of a network that no issuer gave it.
+func (c *cert) workloads(r *wire.Record) []mesh.Workload {
+	all, err := wire.ParseWorkloads(r.GetWorkloads())
+	if err != nil {
+		return nil // wire.OpenRecord has checked them
+	}
+	return slices.DeleteFunc(all, func(w mesh.Workload) bool {
+		return slices.ContainsFunc(w.Addrs, func(a netip.Addr) bool { return !mesh.MayAddress(c.block, c.routes, a) })
+	})
 }
 
 // addrPorts decodes addresses that wire.OpenRecord has checked.

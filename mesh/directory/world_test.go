@@ -91,6 +91,8 @@ type spec struct {
 	time      time.Time
 	tombstone bool
 	software  string
+	routes    []netip.Prefix
+	workloads []mesh.Workload
 }
 
 func (w *world) chain(s spec) [][]byte {
@@ -112,7 +114,7 @@ func (w *world) chain(s spec) [][]byte {
 	}
 	der, err := s.by.Sign(s.by.key, w.root, pki.LeafRequest{
 		Identity: s.key.Public().(ed25519.PublicKey), WireGuard: wg, Name: mesh.Name(s.name), IPv4: s.ipv4,
-		Lifetime: s.lifetime, Serial: serial, Tags: []string{"t"},
+		Lifetime: s.lifetime, Serial: serial, Tags: []string{"t"}, Routes: s.routes,
 	}, s.issued)
 	w.check(err)
 	return [][]byte{der, s.by.Cert.Raw}
@@ -128,7 +130,7 @@ func (w *world) recordOf(s spec, chain [][]byte) *wire.Item {
 	signed, err := wire.SignRecord(&wire.Record{
 		Chain: chain, Sequence: s.sequence, Boot: s.boot, Time: s.time.UnixMilli(), SealKey: make([]byte, 32), Tombstone: s.tombstone,
 		Software: s.software, Reachable: true,
-		Endpoints: [][]byte{wire.AddrPortBytes(netip.MustParseAddrPort("198.51.100.7:51820"))},
+		Endpoints: [][]byte{wire.AddrPortBytes(netip.MustParseAddrPort("198.51.100.7:51820"))}, Workloads: wire.Workloads(s.workloads),
 	}, s.key)
 	w.check(err)
 	return &wire.Item{Item: &wire.Item_Record{Record: signed}}

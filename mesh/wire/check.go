@@ -15,7 +15,7 @@ const Version = 1
 
 // Limits, in bytes unless they count something.
 const (
-	MaxRecord      = 16 << 10 // a Record, encoded
+	MaxRecord      = 32 << 10 // a Record, encoded
 	MaxEnvelope    = 4096     // an Envelope, encoded and signed
 	MaxCertificate = 8 << 10  // one certificate, DER
 	MaxChain       = 2        // certificates: leaf, issuer

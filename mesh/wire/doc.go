@@ -19,7 +19,7 @@
 //
 //	SignedRecord
 //	+-- 1 record ------------------------------+-- 2 signature ---------------+
-//	| Record, at most 16 KiB                   | Ed25519, 64 bytes, over      |
+//	| Record, at most 32 KiB                   | Ed25519, 64 bytes, over      |
 //	|   1 version  2 chain[0] = leaf ... 13 lan| "gridwire record v1\n"+record|
 //	+------------------------------------------+------------------------------+
 //

@@ -16,6 +16,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/gridwire/gridwire/mesh"
 )
 
 // now is the time of every test.
@@ -68,6 +70,9 @@ func testRecord(t testing.TB, letter byte) *Record {
 		Version: Version, Chain: [][]byte{testLeaf(t, letter), testLeaf(t, 'i')}, Sequence: 7, Boot: 3, Time: now.UnixMilli(),
 		Endpoints: addrs("198.51.100.7:51820", "[2001:db8::7]:51820"), Reachable: true, Via: [][]byte{testID('v')},
 		SealKey: seal[:], Nat: "open", Software: "gridwire 0.1", Lan: addrs("192.168.1.7:51820"),
+		Workloads: Workloads([]mesh.Workload{{
+			Name: "web", Addrs: []netip.Addr{netip.MustParseAddr("fd00::2")}, Ports: []mesh.Port{{Name: "http", Number: 8080, Protocol: "tcp"}},
+		}}),
 	}
 }
 

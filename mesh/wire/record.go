@@ -97,6 +97,7 @@ func checkRecord(r *Record) error {
 		checkTime(r.GetTime()),
 		checkAddrs("endpoints", r.GetEndpoints(), MaxEndpoints),
 		checkAddrs("lan", r.GetLan(), MaxLAN),
+		checkWorkloads(r.GetWorkloads()),
 		checkText("nat", r.GetNat(), maxNAT),
 		checkText("software", r.GetSoftware(), maxSoftware),
 	)

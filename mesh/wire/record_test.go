@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/gridwire/gridwire/mesh"
 )
 
 func mustSign(t testing.TB, letter byte) *SignedRecord {
@@ -86,29 +88,38 @@ func TestRecordRefused(t *testing.T) {
 	}
 	addr := addrs("192.0.2.1:1")[0]
 	for words, change := range map[string]func(*Record){
-		"version 2":                     func(r *Record) { r.Version = 2 },
-		"chain of 0":                    func(r *Record) { r.Chain = nil },
-		"chain of 3":                    func(r *Record) { r.Chain = many(3, r.Chain[0]) },
-		"certificate 1 of 0 bytes":      func(r *Record) { r.Chain[1] = nil },
-		"certificate 0 of 8193":         func(r *Record) { r.Chain[0] = make([]byte, 8193) },
-		"leaf certificate":              func(r *Record) { r.Chain[0] = []byte("no DER") },
-		"no sequence":                   func(r *Record) { r.Sequence = 0 },
-		"no Unix time":                  func(r *Record) { r.Time = 0 },
-		"time 253402300800000":          func(r *Record) { r.Time = maxTime + 1 },
-		"endpoints: 17":                 func(r *Record) { r.Endpoints = many(17, addr) },
-		"endpoints: element 0: address": func(r *Record) { r.Endpoints = addrs("192.0.2.1:0") },
-		"lan: 17":                       func(r *Record) { r.Lan = many(17, addr) },
-		"lan: element 1":                func(r *Record) { r.Lan = append(r.Lan, []byte{1}) },
-		"via: 9":                        func(r *Record) { r.Via = many(9, testID('v')) },
-		"via 0: node ID of 3":           func(r *Record) { r.Via = [][]byte{{1, 2, 3}} },
-		"seal key of 0":                 func(r *Record) { r.SealKey = nil },
-		"seal key of 31":                func(r *Record) { r.Tombstone = true; r.SealKey = r.SealKey[:31] },
-		"nat of 33":                     func(r *Record) { r.Nat = string(make([]byte, 33)) },
-		"nat has the unprintable":       func(r *Record) { r.Nat = "\x1b[2J" },
-		"software of 65":                func(r *Record) { r.Software = string(make([]byte, 65)) },
-		"software is not UTF-8":         func(r *Record) { r.Software = "\xff" },
-		"another key":                   func(r *Record) { r.Chain[0] = testLeaf(t, 'x') },
-		"at most 16384":                 pad,
+		"version 2":                      func(r *Record) { r.Version = 2 },
+		"chain of 0":                     func(r *Record) { r.Chain = nil },
+		"chain of 3":                     func(r *Record) { r.Chain = many(3, r.Chain[0]) },
+		"certificate 1 of 0 bytes":       func(r *Record) { r.Chain[1] = nil },
+		"certificate 0 of 8193":          func(r *Record) { r.Chain[0] = make([]byte, 8193) },
+		"leaf certificate":               func(r *Record) { r.Chain[0] = []byte("no DER") },
+		"no sequence":                    func(r *Record) { r.Sequence = 0 },
+		"no Unix time":                   func(r *Record) { r.Time = 0 },
+		"time 253402300800000":           func(r *Record) { r.Time = maxTime + 1 },
+		"endpoints: 17":                  func(r *Record) { r.Endpoints = many(17, addr) },
+		"endpoints: element 0: address":  func(r *Record) { r.Endpoints = addrs("192.0.2.1:0") },
+		"lan: 17":                        func(r *Record) { r.Lan = many(17, addr) },
+		"lan: element 1":                 func(r *Record) { r.Lan = append(r.Lan, []byte{1}) },
+		"via: 9":                         func(r *Record) { r.Via = many(9, testID('v')) },
+		"via 0: node ID of 3":            func(r *Record) { r.Via = [][]byte{{1, 2, 3}} },
+		"seal key of 0":                  func(r *Record) { r.SealKey = nil },
+		"seal key of 31":                 func(r *Record) { r.Tombstone = true; r.SealKey = r.SealKey[:31] },
+		"nat of 33":                      func(r *Record) { r.Nat = string(make([]byte, 33)) },
+		"nat has the unprintable":        func(r *Record) { r.Nat = "\x1b[2J" },
+		"software of 65":                 func(r *Record) { r.Software = string(make([]byte, 65)) },
+		"software is not UTF-8":          func(r *Record) { r.Software = "\xff" },
+		"another key":                    func(r *Record) { r.Chain[0] = testLeaf(t, 'x') },
+		"at most 32768":                  pad,
+		"workloads: 10000, at most 256":  func(r *Record) { r.Workloads = make([]*Workload, 10000) },
+		"workload web is there twice":    func(r *Record) { r.Workloads = append(r.Workloads, r.Workloads[0]) },
+		"workload 0: addresses: 5":       func(r *Record) { r.Workloads[0].Addresses = many(5, make([]byte, 16)) },
+		"workload 0: address of 3 bytes": func(r *Record) { r.Workloads[0].Addresses[0] = []byte{1, 2, 3} },
+		"workload 0: ports: 17":          func(r *Record) { r.Workloads[0].Ports = make([]*Port, 17) },
+		"workload 0: port 65536":         func(r *Record) { r.Workloads[0].Ports[0].Number = 65536 },
+		"letters, digits and inner":      func(r *Record) { r.Workloads[0].Name = "no_label" },
+		"not in lower case":              func(r *Record) { r.Workloads[0].Name = "Web" },
+		"workload web: it has no addr":   func(r *Record) { r.Workloads[0].Addresses = nil },
 	} {
 		r := testRecord(t, 'a')
 		change(r)
@@ -239,11 +250,17 @@ func FuzzOpenRecord(f *testing.F) {
 			return
 		}
 		accepted++
-		if len(b) > MaxRecord || len(r.Endpoints) > MaxEndpoints || len(r.Lan) > MaxLAN || len(r.Via) > MaxVia || len(r.Chain) > MaxChain {
+		if len(b) > MaxRecord || len(r.Endpoints) > MaxEndpoints || len(r.Lan) > MaxLAN || len(r.Via) > MaxVia || len(r.Chain) > MaxChain ||
+			len(r.Workloads) > mesh.MaxWorkloads {
 			t.Fatal("a limit was exceeded")
 		}
 		if !ed25519.Verify(key, append([]byte("gridwire record v1\n"), b...), signature) {
 			t.Fatal("the signature is not by the key")
+		}
+		for _, w := range r.Workloads {
+			if _, err := mesh.ParseName(w.Name); err != nil || len(w.Addresses) > mesh.MaxWorkloadAddrs || len(w.Ports) > mesh.MaxWorkloadPorts {
+				t.Fatalf("workload %q of %d addresses and %d ports: %v", w.Name, len(w.Addresses), len(w.Ports), err)
+			}
 		}
 		again := new(Record)
 		if err := proto.Unmarshal(mustMarshal(t, r), again); err != nil || !proto.Equal(r, again) {
