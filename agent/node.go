@@ -96,7 +96,8 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 		return nil, err
 	}
 	n.router, err = route.Up(route.Config{
-		Interface: cfg.Interface, Addrs: leaf.Addrs, Prefixes: overlayPrefixes(root.Network, leaf.Addrs), Mark: socketMark, Log: log.With("part", "route"),
+		Interface: cfg.Interface, Addrs: leaf.Addrs, Prefixes: overlayPrefixes(root.Network, leaf.Addrs), Mark: socketMark, Notes: st,
+		Log: log.With("part", "route"),
 	})
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ import (
 )
 
 // playNeighbour is another machine on the LAN. Commands: configure IFACE ADDR, listen ADDR, route PREFIX GATEWAY,
-// forge IFACE MAC SRC DST PAYLOAD (a UDP datagram with any source, straight onto the wire).
+// advertise IFACE PREFIX (as a router), forge IFACE MAC SRC DST PAYLOAD (a UDP datagram with any source, straight onto the wire).
 func playNeighbour(in *bufio.Scanner, out io.Writer, _ []string) error {
 	for in.Scan() {
 		words := strings.Fields(in.Text())
@@ -49,6 +49,8 @@ func neighbour(command string, args []string) error {
 		return nil
 	case "forge":
 		return forge(args[0], args[1], netip.MustParseAddrPort(args[2]), netip.MustParseAddrPort(args[3]), args[4])
+	case "advertise":
+		return advertise(args[0], netip.MustParsePrefix(args[1]))
 	}
 	return fmt.Errorf("no command %q", command)
 }
@@ -66,15 +68,20 @@ func forge(iface, mac string, src, dst netip.AddrPort, payload string) error {
 	if dst.Addr().Is6() {
 		ethertype, packet = unix.ETH_P_IPV6, udp6Packet
 	}
+	return raw(link.Index, ethertype, hw, packet(src, dst, payload))
+}
+
+// raw puts a packet on the wire.
+func raw(index int, ethertype uint16, hw net.HardwareAddr, packet []byte) error {
 	proto := ethertype<<8 | ethertype>>8 // network byte order
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(proto))
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	to := &unix.SockaddrLinklayer{Protocol: proto, Ifindex: link.Index, Halen: 6}
+	to := &unix.SockaddrLinklayer{Protocol: proto, Ifindex: index, Halen: 6}
 	copy(to.Addr[:], hw)
-	return unix.Sendto(fd, packet(src, dst, payload), 0, to)
+	return unix.Sendto(fd, packet, 0, to)
 }
 
 // TestTheGuardKeepsNeighboursOut: what a neighbour sends to overlay addresses, or with overlay sources, reaches listeners without the

@@ -2,8 +2,8 @@
 // that keeps overlay addresses on the overlay.
 //
 // It owns the interface's addresses and state, the routes to the overlay's prefixes (main table), the routed prefixes' table with its two
-// rules, and the nftables table gridwire_IFACE. It never creates or removes the interface, never changes a route, address or
-// rule of anybody else, and never decides which prefixes there are.
+// rules, the nftables table gridwire_IFACE, and whether this machine forwards packets. It never creates or removes the interface, never
+// changes a route, address or rule of anybody else, and never decides which prefixes there are.
 package route
 
 import (
@@ -20,6 +20,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/gridwire/gridwire/agent/sysctl"
 )
 
 // Config says what the interface is to have.
@@ -29,6 +31,7 @@ type Config struct {
 	Prefixes  []netip.Prefix // the overlay: the network's /48 and its IPv4 pool
 	Trusted   []string       // further interfaces that may carry overlay addresses (workloads'), see Trust; the tunnel's and lo always may
 	Mark      uint32         // of the tunnel's UDP socket; 0: none, and then Route refuses
+	Notes     sysctl.Notes   // keep what Forward changed, for the next start after a kill; nil: nothing is kept
 	Log       *slog.Logger   // nil: silent
 }
 
@@ -38,10 +41,12 @@ type Router struct {
 	link netlink.Link
 	log  *slog.Logger
 
-	mu      sync.Mutex // guards all below and cfg's addresses, prefixes and trusted interfaces; held over calls to the kernel, which answer at once
-	ipv4Off string
-	routed  []netip.Prefix
-	closed  bool
+	mu       sync.Mutex // guards all below and cfg's addresses, prefixes and trusted interfaces; held over calls to the kernel, which answer at once
+	ipv4Off  string
+	routed   []netip.Prefix
+	forwards map[string]bool // who needs forwarding
+	sysctls  *sysctl.Keeper
+	closed   bool
 }
 
 // Up sets the leak guard, then the addresses, brings the link up and adds the routes; what an earlier process left under the same
@@ -58,7 +63,9 @@ func Up(c Config) (*Router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring interface %s: %w", c.Interface, err)
 	}
-	r := &Router{cfg: c, link: link, log: c.Log}
+	r := &Router{
+		cfg: c, link: link, log: c.Log, forwards: map[string]bool{}, sysctls: sysctl.New(sysctlRoot, sysctl.Life(), c.Notes, c.Log),
+	}
 	if err := r.up(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -84,6 +91,9 @@ func (c *Config) check() error {
 }
 
 func (r *Router) up() error {
+	if err := r.sysctls.Recover(); err != nil {
+		r.log.Warn("could not put back kernel settings that an earlier agent had changed", "err", err)
+	}
 	off, err := r.clash()
 	if err != nil {
 		return err
@@ -271,7 +281,7 @@ func (r *Router) Close() error {
 		return nil
 	}
 	r.closed = true
-	errs := []error{r.removeRules(), r.clearTable()}
+	errs := []error{r.sysctls.Restore(), r.removeRules(), r.clearTable()}
 	for _, p := range r.cfg.Prefixes {
 		errs = append(errs, gone(netlink.RouteDel(r.overlayRoute(p))))
 	}

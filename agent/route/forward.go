@@ -1,0 +1,129 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/gridwire/gridwire/agent/sysctl"
+)
+
+// Forward switches this machine's forwarding of packets between interfaces on for who (a concern, such as "workloads"), or says that who
+// needs it no more. It is on as long as anybody needs it; then, and at Close, everything is as it was. What a killed process left on is put
+// back by the next Up.
+//
+// Linux ignores router advertisements on an interface that forwards (RFC 4861, 6.2.7: routers do not configure themselves by them), and
+// throws away the default routes it had learned when forwarding is switched on: a farmer's box on a home network would lose its IPv6. With
+// accept_ra=2 it keeps and follows them, if that is set first. Interfaces whose accept_ra is 0 are looked after by somebody else
+// (systemd-networkd, NetworkManager) and left alone; those that appear later inherit both settings.
+//
+// Where forwarding is on already, nothing is changed but the IPv4 setting of our own interface.
+func (r *Router) Forward(who string, on bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return fmt.Errorf("forwarding for %s: interface %s is closed", who, r.cfg.Interface)
+	}
+	if r.forwards[who] == on {
+		return nil
+	}
+	if !on {
+		delete(r.forwards, who)
+		if len(r.forwards) > 0 {
+			return nil
+		}
+		return r.stopForwarding()
+	}
+	if len(r.forwards) == 0 {
+		if err := r.startForwarding(); err != nil {
+			return errors.Join(err, r.stopForwarding())
+		}
+	}
+	r.forwards[who] = true
+	return nil
+}
+
+func (r *Router) startForwarding() error {
+	if err := r.forward6(); err != nil {
+		return fmt.Errorf("switching IPv6 forwarding on: %w", err)
+	}
+	if err := r.forward4(); err != nil {
+		return fmt.Errorf("switching IPv4 forwarding on: %w", err)
+	}
+	return nil
+}
+
+func (r *Router) stopForwarding() error {
+	if err := r.sysctls.Restore(); err != nil {
+		return fmt.Errorf("switching forwarding off again: %w", err)
+	}
+	return nil
+}
+
+func (r *Router) forward6() error {
+	if is(sysctlRoot+"/ipv6/conf/all/forwarding", "1") {
+		return nil
+	}
+	names, err := confNames("ipv6")
+	if err != nil || len(names) == 0 {
+		return err // none: a kernel without IPv6
+	}
+	var accept []sysctl.Setting
+	forward := []sysctl.Setting{{Key: "ipv6/conf/all/forwarding", Value: "1"}} // which sets all others
+	for _, name := range names {
+		if name != r.cfg.Interface && is(sysctlRoot+"/ipv6/conf/"+name+"/accept_ra", "1") {
+			accept = append(accept, sysctl.Setting{Key: "ipv6/conf/" + name + "/accept_ra", Value: "2"})
+		}
+		forward = append(forward, sysctl.Setting{Key: "ipv6/conf/" + name + "/forwarding", Value: "1"})
+	}
+	if err := r.sysctls.Change(accept); err != nil {
+		return err
+	}
+	return r.sysctls.Change(forward)
+}
+
+func (r *Router) forward4() error {
+	own := sysctl.Setting{Key: "ipv4/conf/" + r.cfg.Interface + "/forwarding", Value: "1"}
+	if is(sysctlRoot+"/ipv4/ip_forward", "1") {
+		return r.sysctls.Change([]sysctl.Setting{own})
+	}
+	names, err := confNames("ipv4")
+	if err != nil {
+		return err
+	}
+	// It sets all others, and accept_redirects of "all": to 0 when it is switched on, to 1 when it is switched off, whatever that was.
+	forward := []sysctl.Setting{{Key: "ipv4/ip_forward", Value: "1"}, {Key: "ipv4/conf/all/accept_redirects", Value: "0"}}
+	for _, name := range names {
+		forward = append(forward, sysctl.Setting{Key: "ipv4/conf/" + name + "/forwarding", Value: "1"})
+	}
+	return r.sysctls.Change(forward)
+}
+
+const sysctlRoot = "/proc/sys/net"
+
+// confNames lists "default" and the interfaces that have settings of a family, sorted.
+func confNames(family string) ([]string, error) {
+	entries, err := os.ReadDir(sysctlRoot + "/" + family + "/conf")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if e.Name() != "all" {
+			out = append(out, e.Name())
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// is reports whether a setting begins with value, which all of one digit do.
+func is(path, value string) bool {
+	b, err := os.ReadFile(path)
+	return err == nil && len(b) > 0 && string(b[:1]) == value
+}
