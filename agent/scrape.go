@@ -7,44 +7,84 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gridwire/gridwire/agent/config"
 	"github.com/gridwire/gridwire/agent/metrics"
+	"github.com/gridwire/gridwire/mesh"
 )
 
-const metricsPort = 9586
-
-// metrics serves /metrics until ctx ends.
+// metrics serves /metrics and /sd until ctx ends.
 func (n report) metrics(ctx context.Context) error {
-	if n.cfg.Metrics == "off" {
-		<-ctx.Done()
-		return nil
-	}
-	l, err := n.listenMetrics(ctx)
-	if err != nil {
-		// A farmer's link must not fail because a port is taken by another agent on the machine.
-		n.log.Warn("metrics are off", "err", err)
-		<-ctx.Done()
-		return nil
-	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(n.scrape))
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	mux.Handle("GET /sd", metrics.Discovery(n.targets))
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	for _, at := range n.cfg.Metrics {
+		var h http.Handler = mux
+		if at == config.Overlay {
+			h = n.membersOnly(mux)
+		}
+		l, err := n.listenMetrics(ctx, at)
+		if err != nil {
+			// A farmer's link must not fail because a port is taken by another agent on the machine.
+			n.log.Warn("metrics are not served here", "at", at, "err", err)
+			continue
+		}
+		serving.Go(func() {
+			if err := serve(ctx, l, h); err != nil {
+				n.log.Warn("metrics are no longer served", "at", at, "err", err)
+			}
+		})
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// serve answers until ctx ends.
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 5 * time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
+		return err
 	}
 	return nil
 }
 
-// listenMetrics binds the configured address, or with "overlay" this node's overlay address on the overlay interface alone.
-func (n report) listenMetrics(ctx context.Context) (net.Listener, error) {
-	if n.cfg.Metrics != "overlay" {
-		l, err := net.Listen("tcp", n.cfg.Metrics)
+// membersOnly refuses whoever is not a member. WireGuard has proven that a source address belongs to the member that sent the packet, but
+// a member may also pass on packets of a network behind it, and those are none of the mesh's.
+func (n report) membersOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil || !isMember(n.dir.View(), from.Addr().Unmap()) {
+			http.Error(w, "metrics are for members of the network: "+r.RemoteAddr+" is not a member's address", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// isMember reports whether a is an address of a member or of something that a member runs.
+func isMember(v *mesh.View, a netip.Addr) bool {
+	for m := range v.All() {
+		if m.Block.Contains(a) || slices.Contains(m.Addrs, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// listenMetrics binds an address, or for config.Overlay this node's overlay address on the overlay interface alone.
+func (n report) listenMetrics(ctx context.Context, at string) (net.Listener, error) {
+	if at != config.Overlay {
+		l, err := net.Listen("tcp", at)
 		if errors.Is(err, syscall.EACCES) {
 			return nil, fmt.Errorf("ports below 1024 need the capability CAP_NET_BIND_SERVICE, which this process lacks: %w", err)
 		}
@@ -59,7 +99,22 @@ func (n report) listenMetrics(ctx context.Context) (net.Listener, error) {
 		err := c.Control(func(fd uintptr) { serr = unix.BindToDevice(int(fd), n.cfg.Interface) })
 		return errors.Join(err, serr)
 	}}
-	return lc.Listen(ctx, "tcp", netip.AddrPortFrom(leaf.Addrs[0], metricsPort).String())
+	return lc.Listen(ctx, "tcp", netip.AddrPortFrom(leaf.Addrs[0], metrics.Port).String())
+}
+
+// targets are all members, for service discovery.
+func (n report) targets() (string, []metrics.Member) {
+	view := n.dir.View()
+	out := make([]metrics.Member, 0, view.Len())
+	for m := range view.All() {
+		if len(m.Addrs) == 0 {
+			continue
+		}
+		out = append(out, metrics.Member{
+			Name: string(m.Name), ID: m.ID.String(), Version: m.Software, Addr: m.Addrs[0], Tags: m.Tags, NAT: m.NAT, Issuer: m.Issuer, Self: m.ID == view.Self,
+		})
+	}
+	return string(n.root.Network.Name), out
 }
 
 func (n report) scrape(ctx context.Context) metrics.Snapshot {

@@ -49,7 +49,7 @@ type Config struct {
 	Port      uint16    // shared UDP port; 0: DefaultPort, else any free one, remembered
 	Interface string
 	Advertise []string // HOST:PORT under which strangers reach this node
-	Metrics   string   // address, or "off"
+	Metrics   []string // addresses and "overlay"; none: off
 	MTU       int      // of the overlay interface
 	LogLevel  slog.Level
 	Lifetime  time.Duration // of the certificates that this node gives, where it is an issuer
@@ -81,7 +81,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.Uint16("listen", 0, fmt.Sprintf("shared UDP `PORT` (default %d, else any free one, remembered)", DefaultPort))
 	fs.String("interface", DefaultInterface, "name of the overlay `INTERFACE`")
 	fs.StringSlice("advertise", nil, "`HOST:PORT` under which this node can be reached from anywhere (a forwarded port); repeatable")
-	fs.String("metrics", DefaultMetrics, "Prometheus metrics: an `ADDR`:PORT, 'overlay' or 'off'")
+	fs.String("metrics", DefaultMetrics, "Prometheus metrics: an `ADDR`:PORT, 'overlay', both with a comma between, or 'off'")
 	fs.String("page", "off", "the health page (not in this version): 'off'")
 	fs.Int("mtu", 1420, "MTU of the overlay interface in bytes, 1280 to 65535")
 	fs.String("log-level", "info", "debug, info, warn or error")
@@ -197,7 +197,7 @@ var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 func (r *raw) check() (*Config, error) {
 	c := &Config{
 		State: r.State, Socket: r.Socket, Token: strings.TrimSpace(r.Join), Port: r.Listen, Interface: r.Interface,
-		Advertise: r.Advertise, Metrics: r.Metrics, MTU: r.MTU,
+		Advertise: r.Advertise, MTU: r.MTU,
 	}
 	if r.Name != "" {
 		n, err := mesh.ParseName(r.Name)
@@ -214,10 +214,9 @@ func (r *raw) check() (*Config, error) {
 			return nil, fmt.Errorf("--advertise %q: %w", a, err)
 		}
 	}
-	if r.Metrics != "off" && r.Metrics != "overlay" {
-		if err := listenAddr(r.Metrics); err != nil {
-			return nil, fmt.Errorf("--metrics %q: %w; or say 'overlay' or 'off'", r.Metrics, err)
-		}
+	var err error
+	if c.Metrics, err = metricsAt(r.Metrics); err != nil {
+		return nil, err
 	}
 	if r.Page != "off" {
 		return nil, fmt.Errorf("--page %q: this version has no health page; leave it out or say 'off'", r.Page)
@@ -228,7 +227,6 @@ func (r *raw) check() (*Config, error) {
 	if err := c.LogLevel.UnmarshalText([]byte(r.LogLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", r.LogLevel)
 	}
-	var err error
 	if c.Lifetime, err = time.ParseDuration(r.Lifetime); err != nil || c.Lifetime < minLifetime || c.Lifetime > maxLifetime {
 		return nil, fmt.Errorf("--certificate-lifetime %q: want a time from %v to %v, like 168h", r.Lifetime, minLifetime, maxLifetime)
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,9 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 		"advertise":      {args: []string{"--advertise", "198.51.100.7"}, want: "HOST:PORT"},
 		"advertise zero": {args: []string{"--advertise", "198.51.100.7:0"}, want: "1 to 65535"},
 		"metrics":        {args: []string{"--metrics", "yes"}, want: "'overlay' or 'off'"},
+		"metrics list":   {args: []string{"--metrics", "127.0.0.1:9586,off"}, want: "'overlay' or 'off'"},
+		"metrics empty":  {args: []string{"--metrics", ""}, want: "'overlay' or 'off'"},
+		"metrics twice":  {args: []string{"--metrics", "overlay,overlay"}, want: "there twice"},
 		"page":           {args: []string{"--page", "127.0.0.1:1"}, want: "no health page"},
 		"mtu":            {args: []string{"--mtu", "1200"}, want: "1280"},
 		"lifetime":       {args: []string{"--certificate-lifetime", "29s"}, want: "like 168h"},
@@ -89,5 +93,23 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 				t.Errorf("got %v, want a sentence with %q", err, tc.want)
 			}
 		})
+	}
+}
+
+func TestMetricsMayBeServedInSeveralPlaces(t *testing.T) {
+	for word, want := range map[string][]string{
+		"":                        {"127.0.0.1:9586"},
+		"off":                     nil,
+		"overlay":                 {"overlay"},
+		"127.0.0.1:9586, overlay": {"127.0.0.1:9586", "overlay"},
+	} {
+		var args []string
+		if word != "" {
+			args = []string{"--metrics", word}
+		}
+		c, err := load(t, "", nil, args...)
+		if err != nil || !slices.Equal(c.Metrics, want) {
+			t.Errorf("--metrics %q: %v, %v, want %v", word, c.Metrics, err, want)
+		}
 	}
 }
