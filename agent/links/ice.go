@@ -256,12 +256,15 @@ func (c negotiation) iceFailed(ev ICEFailed, now time.Time) {
 	c.retryLater(l, c.explain(l, ev.Reason), true, now)
 }
 
+// udpBlocked is the reason for every link where no member at all answers. It cannot be told apart from all of them being off.
+const udpBlocked = "no member answers: this network lets no UDP through, which gridwire needs, or all of them are off"
+
 // explain says in plain words why two NATs keep a pair apart, where that is the cause.
 func (c negotiation) explain(l *link, reason string) string {
 	mine, theirs := c.nat.Type, l.peerNAT
 	switch {
 	case mine == nat.Blocked:
-		return "this network lets no UDP out; gridwire needs UDP"
+		return udpBlocked
 	case theirs == nat.Blocked:
 		return fmt.Sprintf("%s's network lets no UDP out", l.m.Name)
 	case mine == nat.EndpointDependent && theirs == nat.EndpointDependent:
@@ -281,19 +284,22 @@ func (c negotiation) retryLater(l *link, why string, iceFailed bool, now time.Ti
 		return
 	}
 	l.reason = why
+	if c.nat.Type == nat.Blocked {
+		l.reason = udpBlocked
+	}
 	first, limit := signalBackoff, signalMax
 	if iceFailed {
 		first, limit = failBackoff, failMax
 		if l.retry.failures >= 1 {
 			first = failLinger
 		}
-		l.path = Path{Kind: "none"}
 	}
 	l.retry.iceFailed = iceFailed
 	l.retry.failures++
 	l.retry.delay = min(max(2*l.retry.delay, first), limit)
 	l.retry.at = now.Add(l.retry.delay + time.Duration(c.rand.Int64N(int64(l.retry.delay)/4+1)))
 	if iceFailed || l.retry.failures >= 4 {
+		l.path = Path{Kind: "none"}
 		c.show(l, Unreachable, now)
 	}
 }

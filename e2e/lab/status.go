@@ -42,6 +42,7 @@ type PeerStatus struct {
 	Addresses          []netip.Prefix `json:"addresses"`
 	Tags               []string       `json:"tags"`
 	State              string         `json:"state"` // connected, connecting, idle, unreachable
+	Reason             string         `json:"reason"`
 	Path               struct {
 		Kind   string `json:"kind"` // direct, relay, none
 		Local  string `json:"local"`
