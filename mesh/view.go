@@ -16,6 +16,8 @@ type View struct {
 	byID   *immutable.Map[NodeID, *Member]
 	byName *immutable.Map[Name, NodeID]
 	byWG   *immutable.Map[WGKey, NodeID]
+
+	devices *immutable.Map[NodeID, *Device]
 }
 
 type nodeHasher struct{}
@@ -45,6 +47,7 @@ func NewView(n Network, self NodeID) *View {
 		byID:    immutable.NewMap[NodeID, *Member](nodeHasher{}),
 		byName:  immutable.NewMap[Name, NodeID](nil),
 		byWG:    immutable.NewMap[WGKey, NodeID](wgHasher{}),
+		devices: immutable.NewMap[NodeID, *Device](nodeHasher{}),
 	}
 }
 
@@ -120,6 +123,46 @@ func (v *View) Peers() iter.Seq[*Member] {
 	return func(yield func(*Member) bool) {
 		for m := range v.All() {
 			if m.ID != v.Self && !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// WithDevice returns a View in which d is a device, replacing any earlier state of the same key.
+func (v *View) WithDevice(d *Device) *View {
+	next := *v
+	next.Generation++
+	next.devices = v.devices.Set(d.ID, d)
+	return &next
+}
+
+// WithoutDevice returns a View without the device that has this ID.
+func (v *View) WithoutDevice(id NodeID) *View {
+	next := *v
+	next.Generation++
+	next.devices = v.devices.Delete(id)
+	return &next
+}
+
+// Device returns the device with this ID (DeviceID of its key).
+func (v *View) Device(id NodeID) (*Device, bool) { return v.devices.Get(id) }
+
+// DeviceByName returns the device that holds this name. It costs O(devices), of which there are few.
+func (v *View) DeviceByName(n Name) (*Device, bool) {
+	for d := range v.Devices() {
+		if d.Name == n {
+			return d, true
+		}
+	}
+	return nil, false
+}
+
+// Devices yields every device, in no order.
+func (v *View) Devices() iter.Seq[*Device] {
+	return func(yield func(*Device) bool) {
+		for it := v.devices.Iterator(); !it.Done(); {
+			if _, d, ok := it.Next(); ok && !yield(d) {
 				return
 			}
 		}

@@ -23,8 +23,10 @@ import (
 //	2.25.N.3  in a leaf or a request: SEQUENCE { version INTEGER, wireguard OCTET STRING (32), tags SEQUENCE OF string,
 //	                                             routes SEQUENCE OF OCTET STRING, issued INTEGER OPTIONAL }
 //	2.25.N.4  in a CRL entry:         SEQUENCE { version INTEGER, kind INTEGER, issuerKeyID OCTET STRING (20), nodeID OCTET STRING (32) }
+//	2.25.N.5  in a device's:          SEQUENCE { version INTEGER, gateways SEQUENCE OF SEQUENCE { nodeID OCTET STRING (32),
+//	                                             ipv4 OCTET STRING }, issued INTEGER }
 //
-// A prefix is its address (4 or 16 octets) and its length in one more octet; an empty ipv4 says that the network has none. issued is in
+// A prefix is its address (4 or 16 octets) and its length in one more octet; an empty ipv4 says that there is none. issued is in
 // Unix seconds. None is critical, so that openssl and other verifiers accept the certificates; here their absence is an error.
 // Later versions may append fields: whoever reads skips what follows the fields it knows. The version says which fields the writer
 // knew; it never changes the meaning of earlier ones.
@@ -33,6 +35,7 @@ var (
 	oidIssuer  = asn1.ObjectIdentifier{2, 25, arc, 2}
 	oidMember  = asn1.ObjectIdentifier{2, 25, arc, 3}
 	oidRevoked = asn1.ObjectIdentifier{2, 25, arc, 4}
+	oidDevice  = asn1.ObjectIdentifier{2, 25, arc, 5}
 )
 
 const (
@@ -61,6 +64,17 @@ type memberExtension struct {
 	Issued    int64 `asn1:"optional"`
 }
 
+type deviceExtension struct {
+	Version  int
+	Gateways []deviceGateway
+	Issued   int64
+}
+
+type deviceGateway struct {
+	Node []byte
+	IPv4 []byte
+}
+
 type revokedExtension struct {
 	Version int
 	Kind    int
@@ -72,6 +86,7 @@ func (e *rootExtension) version() int    { return e.Version }
 func (e *issuerExtension) version() int  { return e.Version }
 func (e *memberExtension) version() int  { return e.Version }
 func (e *revokedExtension) version() int { return e.Version }
+func (e *deviceExtension) version() int  { return e.Version }
 
 func marshalExtension(oid asn1.ObjectIdentifier, v any) (pkix.Extension, error) {
 	b, err := asn1.Marshal(v)

@@ -6,8 +6,10 @@
 //	        pool. Its key is a member's identity key, so that a member can be appointed while it is offline
 //	leaf    signed by an issuer, 30 days; SANs: NAME.DOMAIN, the IPv6 address that follows from its key, perhaps an IPv4 address;
 //	        its extension carries the WireGuard key, tags and routes
+//	device  signed by an issuer, a year; of something that cannot run an agent. Its subject's key is its WireGuard key (X25519); SANs:
+//	        NAME.DOMAIN and the addresses that follow from the key; its extension carries the gateways that it is bound to
 //
-// All keys are Ed25519 (RFC 8410). Key identifiers are mesh.KeyIDOf (RFC 7093, section 2 (1)). The extensions are described in oid.go.
+// All other keys are Ed25519 (both: RFC 8410). Key identifiers are mesh.KeyIDOf (RFC 7093, section 2 (1)). The extensions are described in oid.go.
 // Whatever is read here may come from a stranger: sizes are limited before anything is parsed.
 //
 // The package owns nothing: no state, clock, file or goroutine. The time is always passed in, and nothing is cached between calls but
@@ -40,6 +42,9 @@ const (
 	MaxTags           = 64
 	MaxTagLength      = 64 // characters
 	MaxRoutes         = 64
+	// MaxDevice is the largest certificate of a device, in bytes: with the longest name in the longest domain and MaxGateways gateways it
+	// has about 1,100.
+	MaxDevice = 2 << 10
 )
 
 const (
@@ -47,6 +52,8 @@ const (
 	issuerYears = 5
 	// DefaultLifetime is how long a leaf is valid if the request does not say.
 	DefaultLifetime = 30 * 24 * time.Hour
+	// DeviceLifetime is how long a device's certificate is valid if the request does not say: nobody renews it but a person.
+	DeviceLifetime = 365 * 24 * time.Hour
 	// Backdate is how long before its making a certificate becomes valid, for machines whose clock is behind.
 	Backdate = 24 * time.Hour
 )
@@ -61,16 +68,27 @@ var (
 
 // parseCertificate parses what every certificate of ours has in common. what names it in errors: "root", "issuer's", "member's".
 func parseCertificate(der []byte, what string) (*x509.Certificate, error) {
-	if len(der) > MaxCertificate {
-		return nil, fmt.Errorf("%s certificate of %d bytes is too large, the limit is %d", what, len(der), MaxCertificate)
+	c, err := parseSigned(der, what, MaxCertificate)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := c.PublicKey.(ed25519.PublicKey); !ok {
+		return nil, fmt.Errorf("%s certificate has a %v key, want Ed25519", what, c.PublicKeyAlgorithm)
+	}
+	return c, nil
+}
+
+// parseSigned is parseCertificate for certificates whose subject may have another kind of key than ours.
+func parseSigned(der []byte, what string, limit int) (*x509.Certificate, error) {
+	if len(der) > limit {
+		return nil, fmt.Errorf("%s certificate of %d bytes is too large, the limit is %d", what, len(der), limit)
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("%s certificate is damaged: %w", what, err)
 	}
-	if _, ok := c.PublicKey.(ed25519.PublicKey); !ok || c.SignatureAlgorithm != x509.PureEd25519 {
-		return nil, fmt.Errorf("%s certificate has a %v key and a %v signature, want Ed25519 for both", what,
-			c.PublicKeyAlgorithm, c.SignatureAlgorithm)
+	if c.SignatureAlgorithm != x509.PureEd25519 {
+		return nil, fmt.Errorf("%s certificate has a %v signature, want Ed25519", what, c.SignatureAlgorithm)
 	}
 	if !onlyEncoding(der, c.RawTBSCertificate, c.Signature) {
 		return nil, fmt.Errorf("%s certificate has bytes that are not signed", what)
@@ -89,7 +107,13 @@ func parseCertificate(der []byte, what string) (*x509.Certificate, error) {
 // crypto/x509 skips bytes that follow the signature (and, of a list, bytes that follow it all), so that whoever passes a certificate or
 // a list on could change it without breaking the signature, and the two would spread as different ones.
 func onlyEncoding(der, signed, signature []byte) bool {
-	want, err := asn1.Marshal(struct {
+	want, err := encodeSigned(signed, signature)
+	return err == nil && bytes.Equal(der, want)
+}
+
+// encodeSigned puts what was signed by Ed25519 and the signature together (RFC 5280, 4.1).
+func encodeSigned(signed, signature []byte) ([]byte, error) {
+	return asn1.Marshal(struct {
 		Signed    asn1.RawValue
 		Algorithm pkix.AlgorithmIdentifier
 		Signature asn1.BitString
@@ -98,7 +122,6 @@ func onlyEncoding(der, signed, signature []byte) bool {
 		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 3, 101, 112}}, // RFC 8410, section 3
 		asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)},
 	})
-	return err == nil && bytes.Equal(der, want)
 }
 
 // parseAuthority checks what root and issuers have in common.

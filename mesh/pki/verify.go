@@ -126,15 +126,15 @@ func (i *Issuer) read(c *x509.Certificate, n mesh.Network) (*Leaf, error) {
 // nameOf demands exactly one name, one label below the domain: the name constraints would let through any depth.
 func nameOf(c *x509.Certificate, n mesh.Network) (mesh.Name, error) {
 	if len(c.DNSNames) != 1 || len(c.EmailAddresses) > 0 || len(c.URIs) > 0 {
-		return "", fmt.Errorf("member's certificate has %d DNS names, %d e-mail addresses and %d URIs, want one DNS name",
+		return "", fmt.Errorf("the certificate has %d DNS names, %d e-mail addresses and %d URIs, want one DNS name",
 			len(c.DNSNames), len(c.EmailAddresses), len(c.URIs))
 	}
 	label, ok := strings.CutSuffix(c.DNSNames[0], "."+n.Domain)
 	if !ok {
-		return "", fmt.Errorf("member's certificate is for %q, which is not below %s", c.DNSNames[0], n.Domain)
+		return "", fmt.Errorf("the certificate is for %q, which is not below %s", c.DNSNames[0], n.Domain)
 	}
 	if err := checkName(label); err != nil {
-		return "", fmt.Errorf("member's certificate is for %q: %w", c.DNSNames[0], err)
+		return "", fmt.Errorf("the certificate is for %q: %w", c.DNSNames[0], err)
 	}
 	return mesh.Name(label), nil
 }

@@ -19,6 +19,7 @@ const (
 	MaxEnvelope    = 4096     // an Envelope, encoded and signed
 	MaxCertificate = 8 << 10  // one certificate, DER
 	MaxChain       = 2        // certificates: leaf, issuer
+	MaxDevice      = 2 << 10  // the certificate of a device, DER
 	// MaxRevocationList bounds one issuer's list, DER. An entry takes about 100 bytes.
 	MaxRevocationList = 512 << 10
 	MaxEndpoints      = 16       // Record.endpoints
@@ -146,6 +147,10 @@ func CheckItem(it *Item) error {
 	case *Item_Issuer:
 		if err := checkCertificate("issuer certificate", kind.Issuer); err != nil {
 			return fmt.Errorf("item: %w", err)
+		}
+	case *Item_Device:
+		if n := len(kind.Device); n == 0 || n > MaxDevice {
+			return fmt.Errorf("item: device's certificate of %d bytes, want 1 to %d", n, MaxDevice)
 		}
 	default:
 		return fmt.Errorf("item of a kind that is not known here: %w", ErrVersion)
