@@ -42,12 +42,16 @@ func (c *core) conflict(r, held *record, now time.Time, a *actions) {
 // tell notes who came and who went.
 func (c *core) tell(held, next *entry, a *actions) {
 	was, is := held.live() != nil, next.live() != nil
+	what := "member"
+	if held != nil && held.device != nil || next != nil && next.device != nil {
+		what = "device"
+	}
 	switch {
 	case is && !was:
-		a.note("member", "name", next.cert.name, "id", next.cert.id.Short(), "expires", next.cert.notAfter)
+		a.note(what, "name", next.cert.name, "id", next.cert.id.Short(), "expires", next.cert.notAfter)
 	case was && next == nil:
-		a.note("member gone", "name", held.cert.name, "id", held.cert.id.Short(), "why", WhyExpired)
+		a.note(what+" gone", "name", held.cert.name, "id", held.cert.id.Short(), "why", WhyExpired)
 	case was && !is:
-		a.note("member gone", "name", next.cert.name, "id", next.cert.id.Short(), "why", next.why, "detail", next.detail)
+		a.note(what+" gone", "name", next.cert.name, "id", next.cert.id.Short(), "why", next.why, "detail", next.detail)
 	}
 }

@@ -75,6 +75,7 @@ type core struct {
 	waiting   waiting
 	conflicts map[mesh.NodeID]Conflict
 	schedule  schedule
+	devices   devices
 }
 
 func newCore(root *pki.Root, self mesh.NodeID, now time.Time) *core {
@@ -83,13 +84,13 @@ func newCore(root *pki.Root, self mesh.NodeID, now time.Time) *core {
 		entries: immutable.NewMap[mesh.NodeID, *entry](idHasher{}), resources: newResources(),
 		byIssuer: make(map[mesh.KeyID]touched), bySerial: make(map[certKey]touched),
 		issuers: make(map[[sha256.Size]byte]*issuer), lists: make(lists), revoked: newRevocations(root.KeyID(), nil),
-		conflicts: make(map[mesh.NodeID]Conflict),
+		conflicts: make(map[mesh.NodeID]Conflict), devices: newDevices(),
 	}
 	c.swept = c.trust.now(now)
 	return c
 }
 
-// event is one of: *record, *issuer, *list, heldList, tick.
+// event is one of: *record, *issuer, *list, heldList, deviceItem, tick.
 type event any
 
 // tick lets time pass.
@@ -104,12 +105,17 @@ type actions struct {
 	notes   []note // what to log
 }
 
-// kinds are the three files of a directory.
-type kinds struct{ records, revocations, issuers bool }
+// kinds are the four files of a directory.
+type kinds struct{ records, revocations, issuers, devices bool }
 
 func (k kinds) or(o kinds) kinds {
-	return kinds{k.records || o.records, k.revocations || o.revocations, k.issuers || o.issuers}
+	return kinds{k.records || o.records, k.revocations || o.revocations, k.issuers || o.issuers, k.devices || o.devices}
 }
+
+// durable reports whether one of those changed that must be on disk before anybody is told.
+func (k kinds) durable() bool { return k.revocations || k.issuers || k.devices }
+
+func allKinds() kinds { return kinds{true, true, true, true} }
 
 // note is a change of state to be logged.
 type note struct {
@@ -138,6 +144,8 @@ func (c *core) step(ev event, now time.Time) actions {
 		c.applyList(ev, &a)
 	case heldList:
 		c.hold(ev, &a)
+	case deviceItem:
+		deviceRules{c}.apply(ev.record, &a)
 	}
 	c.sweep(now, &a) // a record may have told us that it is later than we thought
 	return a
@@ -210,15 +218,23 @@ func (c *core) judge(r *record) *entry {
 	return e
 }
 
+// known returns what is known of a node or a device.
+func (c *core) known(id mesh.NodeID) (*entry, bool) {
+	if e, ok := c.entries.Get(id); ok {
+		return e, true
+	}
+	return c.devices.entries.Get(id)
+}
+
 // rejudge judges a known record again. It drops the record when its time is over.
 func (c *core) rejudge(id mesh.NodeID, a *actions) {
-	held, ok := c.entries.Get(id)
+	held, ok := c.known(id)
 	if !ok {
 		return
 	}
 	if c.swept.After(held.cert.notAfter.Add(KeepExpired)) {
 		c.put(held, nil, a)
-		a.dirty.records = true
+		a.dirty = a.dirty.or(kinds{records: held.device == nil, devices: held.device != nil})
 		return
 	}
 	next := c.judge(held.record)
@@ -244,12 +260,8 @@ func (c *core) put(held, next *entry, a *actions) {
 			c.resources.add(live, t)
 		}
 	}
-	switch {
-	case next == nil:
-		c.entries = c.entries.Delete(held.cert.id)
-		delete(c.conflicts, held.cert.id)
-	default:
-		c.entries = c.entries.Set(next.cert.id, next)
+	c.set(held, next)
+	if next != nil {
 		if end := next.cert.notAfter.Add(1); !c.swept.Before(end) && end.After(c.past) {
 			c.past = end // it came when it had expired already: no appointment said so
 		}
@@ -261,6 +273,19 @@ func (c *core) put(held, next *entry, a *actions) {
 		c.place(id)
 	}
 	c.tell(held, next, a)
+}
+
+// set puts next in held's place.
+func (c *core) set(held, next *entry) {
+	switch {
+	case held != nil && held.device != nil || next != nil && next.device != nil:
+		c.devices.set(held, next)
+	case next == nil:
+		c.entries = c.entries.Delete(held.cert.id)
+		delete(c.conflicts, held.cert.id)
+	default:
+		c.entries = c.entries.Set(next.cert.id, next)
+	}
 }
 
 // index keeps the lookup tables and the count of times.
@@ -300,6 +325,9 @@ func drop[K comparable](m map[K]touched, k K, id mesh.NodeID) {
 
 // place makes the View say what the state says about one node.
 func (c *core) place(id mesh.NodeID) {
+	if (deviceRules{c}).place(id) {
+		return
+	}
 	e, _ := c.entries.Get(id)
 	held, present := c.view.Member(id)
 	m := c.member(e)

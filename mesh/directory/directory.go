@@ -1,14 +1,15 @@
 // Package directory is the one place that knows who is a member: records, revocation lists and issuers' certificates go in, the
 // immutable mesh.View comes out.
 //
-// It owns that state and the three files in which it survives: "records", a cache that may be lost; "revocations" and "issuers", which
-// are durable before anybody is told that they arrived. What it says follows from the set of items it has seen and from the time, not
+// It owns that state and the four files in which it survives: "records", a cache that may be lost; "revocations", "issuers" and "devices",
+// which are durable before anybody is told that they arrived. What it says follows from the set of items it has seen and from the time, not
 // from the order in which they came, so that all members that have seen the same say the same:
 //
 //   - Of two records by one key the one that counts is a tombstone, else has the higher sequence, else the lower hash.
 //   - Of the revocation lists by one signer the one with the highest number counts; the union over all signers applies, and
 //     outlives the signer. A member is revoked by its node ID or by (issuer, serial), or with its issuer.
 //   - A record counts while its chain is valid, not revoked, and it is no tombstone.
+//   - A device has a certificate in place of a record, and the one that was issued last counts; all else is as for members.
 //   - What two valid certificates claim (name, WireGuard key, address) goes to the lower (NotBefore, serial, key).
 //
 // Applying one record costs O(log n). Signatures are checked on the goroutine of whoever submits; lookups read snapshots and never wait.
@@ -89,7 +90,7 @@ type Directory struct {
 	cfg      Config
 	snapshot atomic.Pointer[snapshot]
 	sequence atomic.Uint64 // the highest of our own that was used or seen
-	unsaved  atomic.Bool   // the snapshot has lists or issuers that are not on disk
+	unsaved  atomic.Bool   // the snapshot has lists, issuers or devices that are not on disk
 	watchers watchers
 	settling settling
 
@@ -109,6 +110,7 @@ type snapshot struct {
 	revoked   *revocations
 	conflicts []Conflict
 	clock     clock
+	devices   *entries
 }
 
 // New loads what is stored, checks it and returns the Directory. It starts nothing.
@@ -139,7 +141,7 @@ func (d *Directory) View() *mesh.View { return d.snapshot.Load().view }
 // closed; a View that nobody took in time is replaced by the next.
 func (d *Directory) Watch() (<-chan *mesh.View, func()) { return d.watchers.add(d.View) }
 
-// Submit judges an item and applies it. It waits for Run, and for the disk if the item is a revocation list or an issuer's certificate.
+// Submit judges an item and applies it. It waits for Run, and for the disk unless the item is a record.
 // Such an item that took effect but could not be saved gives Accepted (or Stale) and an error that wraps ErrNotSaved: it is not
 // acknowledged; saving is tried again every few seconds. Other errors with Accepted do not occur. A done ctx or a stopped directory
 // gives Stale and the reason.
@@ -199,6 +201,12 @@ func (d *Directory) open(it *wire.Item) (event, error) {
 			return nil, err
 		}
 		return newIssuer(i), nil
+	case *wire.Item_Device:
+		r, err := d.opener(s).device(kind.Device)
+		if r == nil {
+			return nil, err
+		}
+		return deviceItem{r}, nil
 	}
 	return nil, wire.ErrVersion // CheckItem says so before
 }
@@ -209,7 +217,7 @@ func (d *Directory) opener(s *snapshot) *opener {
 			return e.record
 		}
 		return nil
-	}}
+	}, signers: func(key mesh.KeyID) []*issuer { return byKey(s.issuers, key) }}
 }
 
 // Digest says what this member holds, for anti-entropy. It costs O(n) and does not wait.
@@ -217,7 +225,7 @@ func (d *Directory) Digest(context.Context) (*wire.Digest, error) {
 	return d.snapshot.Load().digest(), nil
 }
 
-// Diff compares another member's digest with what is held: send is what they lack (issuers first, then revocation lists, then records),
+// Diff compares another member's digest with what is held: send is what they lack (issuers first, then revocation lists, then records, then devices),
 // want is what they have and we lack. It costs O(n) and does not wait.
 func (d *Directory) Diff(_ context.Context, theirs *wire.Digest) (send []*wire.Item, want *wire.Digest, err error) {
 	send, want = d.snapshot.Load().diff(theirs)

@@ -18,6 +18,7 @@ func seeds(w *world) []*wire.Item {
 		w.list(w.issuers[0], 2, epoch, w.revokedMember(rec)),
 		w.list(nil, 1, epoch, w.revokedIssuer(w.issuers[0])),
 		issuerItem(w.issuers[0]),
+		w.device(deviceSpec{key: phone, name: "phone", serial: 7}),
 	}
 }
 
@@ -115,7 +116,7 @@ func FuzzDigest(f *testing.F) {
 			t.Fatalf("%d items to send out of %d, error %v", len(send), len(items), err)
 		}
 		if len(want.GetRecords()) > len(d.GetRecords()) || len(want.GetRevocationLists()) > len(d.GetRevocationLists()) ||
-			len(want.GetIssuers()) > len(d.GetIssuers()) {
+			len(want.GetIssuers()) > len(d.GetIssuers()) || len(want.GetDevices()) > len(d.GetDevices()) {
 			t.Fatalf("more is wanted than was named: %v", want)
 		}
 		if got, err := b.Items(ctx(), d); err != nil || len(got) > len(items) {
@@ -128,20 +129,21 @@ func FuzzDigest(f *testing.F) {
 func FuzzStored(f *testing.F) {
 	w := newWorld(f, 1)
 	items := seeds(w)
-	for _, sel := range [][]*wire.Item{items[:2], items[2:3], items[4:], items, nil} {
+	for _, sel := range [][]*wire.Item{items[:2], items[2:3], items[4:5], items[5:], items, nil} {
 		b, err := proto.Marshal(&wire.SyncFrame{Items: sel})
 		w.check(err)
-		f.Add(b, b, b)
-		f.Add(b, []byte(nil), b[:len(b)/2])
+		f.Add(b, b, b, b)
+		f.Add(b, []byte(nil), b[:len(b)/2], b[:len(b)/2])
 	}
-	f.Fuzz(func(t *testing.T, records, revocations, issuers []byte) {
+	f.Fuzz(func(t *testing.T, records, revocations, issuers, devices []byte) {
 		disk := newMemory()
 		disk.files[KindRecords], disk.files[KindRevocations], disk.files[KindIssuers] = records, revocations, issuers
+		disk.files[KindDevices] = devices
 		d, err := New(Config{Root: w.root, Self: idOf(key(bob)), Persist: disk, Now: func() time.Time { return epoch }})
 		if err != nil {
 			return
 		}
-		d.owned.saver.mark(kinds{true, true, true})
+		d.owned.saver.mark(allKinds())
 		if err := d.owned.saver.finish(d.snapshot.Load(), d.owned.core.waiting.stored()); err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,7 @@ func (c *core) learn(iss *issuer, a *actions) bool {
 	a.note("issuer known", "name", iss.Name, "id", iss.NodeID.Short(), "expires", iss.Cert.NotAfter)
 	heap.Push(&c.schedule, appointment{iss.Cert.NotAfter.Add(1), iss.NodeID})
 	c.place(iss.NodeID)
+	deviceRules{c}.reopen(iss.KeyID, a)
 	for _, h := range c.waiting.take(iss.KeyID) {
 		var sub actions // its verdict is not that of the event which brought the issuer
 		c.hold(h, &sub)
@@ -179,11 +180,13 @@ func (c *core) judgeAll(a *actions) {
 		heap.Push(&c.schedule, appointment{iss.Cert.NotAfter.Add(1), iss.NodeID})
 		c.place(iss.NodeID)
 	}
-	for it := c.entries.Iterator(); !it.Done(); {
-		id, _, _ := it.Next()
-		c.rejudge(id, a)
-		if e, ok := c.entries.Get(id); ok {
-			heap.Push(&c.schedule, appointment{e.due, id})
+	for _, all := range []*entries{c.entries, c.devices.entries} {
+		for it := all.Iterator(); !it.Done(); {
+			id, _, _ := it.Next()
+			c.rejudge(id, a)
+			if e, ok := c.known(id); ok {
+				heap.Push(&c.schedule, appointment{e.due, id})
+			}
 		}
 	}
 }

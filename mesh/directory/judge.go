@@ -107,10 +107,11 @@ type Gone struct {
 	Why    Why
 	Detail string // Why in words
 	When   time.Time
+	Device bool // it was a device, and ID is its mesh.DeviceID
 }
 
 // Gone returns who was a member and is none, as far as it is remembered: the expired for KeepExpired, the others until then too, the
-// revoked by ID as long as they are in a list. Newest first. It costs O(n).
+// revoked by ID as long as they are in a list. Devices are among them. Newest first. It costs O(n).
 func (d *Directory) Gone() []Gone {
 	s := d.snapshot.Load()
 	var out []Gone
@@ -124,8 +125,19 @@ func (d *Directory) Gone() []Gone {
 			out = append(out, g)
 		}
 	}
+	for it := s.devices.Iterator(); !it.Done(); {
+		id, e, _ := it.Next()
+		if _, ok := s.view.Device(id); !ok {
+			g := Gone{ID: id, Name: e.cert.name, Why: e.why, Detail: e.detail, When: e.when, Device: true}
+			if e.why == "" {
+				g.Why, g.When, g.Detail = WhyDuplicate, e.cert.notBefore, "an older certificate has its WireGuard key: export it again"
+			}
+			out = append(out, g)
+		}
+	}
 	for id, e := range s.revoked.members {
-		if _, ok := s.entries.Get(id); !ok {
+		_, device := s.devices.Get(id)
+		if _, ok := s.entries.Get(id); !ok && !device {
 			out = append(out, Gone{ID: id, Why: WhyRevoked, Detail: "revoked", When: e.At})
 		}
 	}

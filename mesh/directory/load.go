@@ -13,7 +13,7 @@ import (
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
-// load brings back what was saved: issuers, lists, records, in this order, although any other would give the same.
+// load brings back what was saved: issuers, lists, devices, records, in this order.
 func load(d *Directory) error {
 	take := func(ev event) actions { return d.owned.core.step(ev, d.cfg.Now()) }
 	if err := loadDurable(d, KindIssuers, take); err != nil {
@@ -23,13 +23,35 @@ func load(d *Directory) error {
 	if err := loadDurable(d, KindRevocations, take); err != nil {
 		return err
 	}
+	if err := loadDevices(d, take); err != nil {
+		d.cfg.Log.Warn("the devices' certificates could not be read: other members send them again", "error", err)
+	}
 	if err := loadRecords(d, take); err != nil {
 		d.cfg.Log.Warn("the cache of records could not be read: starting without it", "error", err)
 	}
 	if len(d.owned.core.issuers) > onDisk { // another file knew more
 		d.owned.saver.mark(kinds{issuers: true})
 	}
-	d.publish(kinds{true, true, true}, true)
+	d.publish(allKinds(), true)
+	return nil
+}
+
+// loadDevices leaves out what is not valid any more. Their signers are known by now.
+func loadDevices(d *Directory, take func(event) actions) error {
+	items, err := readItems(d.cfg.Persist, KindDevices)
+	if err != nil {
+		return err
+	}
+	o := d.opener(d.snapshot.Load())
+	for _, it := range items {
+		r, err := o.device(it.GetDevice())
+		if err == nil && r != nil {
+			err = take(deviceItem{r}).err
+		}
+		if err != nil {
+			d.cfg.Log.Warn("a stored certificate of a device is not valid and was dropped", "error", err)
+		}
+	}
 	return nil
 }
 
@@ -70,8 +92,8 @@ func loadDurable(d *Directory, kind string, take func(event) actions) error {
 }
 
 func openStored(d *Directory, it *wire.Item) (event, error) {
-	if it.GetRecord() != nil {
-		return nil, errors.New("a record has no place in this file")
+	if it.GetRecord() != nil || it.GetDevice() != nil {
+		return nil, errors.New("a record or a device has no place in this file")
 	}
 	ev, err := d.open(it)
 	if h, waits := ev.(heldList); waits {

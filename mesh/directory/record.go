@@ -48,6 +48,9 @@ type record struct {
 	time      time.Time
 	tombstone bool
 	template  *mesh.Member // all but what depends on other members: name in use, addresses held, issuer or not
+
+	device *mesh.Device // in place of template: it is a device's certificate, see deviceItem
+	der    []byte       // in place of signed
 }
 
 // outranks says which of two records by one key counts: a tombstone, then the higher sequence, then, for two statements under one
@@ -77,6 +80,8 @@ type opener struct {
 	root *pki.Root
 	seen func(mesh.NodeID) *record                   // the record held of this member, or nil
 	find func(sum [sha256.Size]byte) (*issuer, bool) // a known issuer certificate
+	// signers returns the known certificates with this key, see byKey.
+	signers func(mesh.KeyID) []*issuer
 }
 
 // record checks everything about s that does not depend on time and on other items: signature, chain up to the root, addresses.

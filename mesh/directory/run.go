@@ -106,14 +106,14 @@ func (d *Directory) apply(rs []request) {
 		dirty, changed = dirty.or(a.dirty), changed || a.changed
 		logNotes(d.cfg.Log, a.notes)
 		switch r.event.(type) {
-		case *list, *issuer, heldList:
+		case *list, *issuer, heldList, deviceItem:
 			durable = true // whoever submits one that is known already may hear so only when it is on disk
 		}
 	}
 	d.owned.saver.mark(dirty)
 	d.publish(dirty, changed)
 	var err error
-	if durable || dirty.revocations || dirty.issuers {
+	if durable || dirty.durable() {
 		err = d.owned.save(d.snapshot.Load())
 	}
 	d.owned.saver.plan(d.owned.core.entries.Len())
@@ -141,9 +141,9 @@ func logNotes(log *slog.Logger, notes []note) {
 // publish makes the core's state visible.
 func (d *Directory) publish(dirty kinds, changed bool) {
 	c, old := d.owned.core, d.snapshot.Load()
-	s := &snapshot{view: c.view, entries: c.entries, revoked: c.revoked, clock: clockOf(c.trust)}
+	s := &snapshot{view: c.view, entries: c.entries, revoked: c.revoked, clock: clockOf(c.trust), devices: c.devices.entries}
 	if old == nil {
-		old, dirty, changed = new(snapshot), kinds{true, true, true}, true
+		old, dirty, changed = new(snapshot), allKinds(), true
 	}
 	s.issuers, s.lists, s.conflicts = old.issuers, old.lists, old.conflicts
 	if dirty.issuers {

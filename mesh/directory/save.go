@@ -18,10 +18,11 @@ const (
 	KindRecords     = "records"     // a cache
 	KindRevocations = "revocations" // durable
 	KindIssuers     = "issuers"     // durable
+	KindDevices     = "devices"     // durable: nobody makes a device's certificate again, as every member makes its record
 )
 
 const (
-	retrySave = 5 * time.Second // revocations and issuers
+	retrySave = 5 * time.Second // of durable files
 	// Records are saved this long after the first change, so that a burst is one write; longer in larger networks, where there is
 	// always some change and the file is large (12 MB at 5,000 members: once a minute).
 	recordsDelay     = 2 * time.Second
@@ -32,7 +33,7 @@ const (
 type saver struct {
 	persist Persister
 	log     *slog.Logger
-	unsaved *atomic.Bool // the snapshot has lists or issuers that are not on disk
+	unsaved *atomic.Bool // the snapshot has lists, issuers or devices that are not on disk
 
 	dirty   kinds
 	failing bool        // the last write of a durable file failed, and that was logged
@@ -60,14 +61,14 @@ func (s *saver) stop() {
 // mark notes what changed. It must come before the change is in a snapshot, so that nobody takes it for saved.
 func (s *saver) mark(k kinds) {
 	s.dirty = s.dirty.or(k)
-	if k.revocations || k.issuers {
+	if k.durable() {
 		s.unsaved.Store(true)
 	}
 }
 
-// durable writes lists and issuers if they changed. It returns an error that wraps ErrNotSaved, after logging it.
+// durable writes lists, issuers and devices if they changed. It returns an error that wraps ErrNotSaved, after logging it.
 func (s *saver) durable(snap *snapshot, held [][]byte) error {
-	if !s.dirty.revocations && !s.dirty.issuers {
+	if !s.dirty.durable() {
 		return nil
 	}
 	err := s.writeDurable(snap, held)
@@ -75,14 +76,14 @@ func (s *saver) durable(snap *snapshot, held [][]byte) error {
 		s.unsaved.Store(false)
 		if s.failing {
 			s.failing = false
-			s.log.Info("revocations and issuers are on disk again")
+			s.log.Info("revocations, issuers and devices are on disk again")
 		}
 		return nil
 	}
 	s.retry.Reset(retrySave)
 	if !s.failing {
 		s.failing = true
-		s.log.Error("revocations or issuers could not be saved; trying again", "error", err, "every", retrySave)
+		s.log.Error("revocations, issuers or devices could not be saved; trying again", "error", err, "every", retrySave)
 	}
 	return fmt.Errorf("%w: %w", ErrNotSaved, err)
 }
@@ -107,6 +108,12 @@ func (s *saver) writeDurable(snap *snapshot, held [][]byte) error {
 			return err
 		}
 		s.dirty.revocations = false
+	}
+	if s.dirty.devices {
+		if err := s.write(KindDevices, snap.deviceItems()); err != nil {
+			return err
+		}
+		s.dirty.devices = false
 	}
 	return nil
 }

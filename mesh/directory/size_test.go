@@ -74,8 +74,12 @@ func TestFullDirectory(t *testing.T) {
 	if a := c.step(&r, epoch); a.verdict != Accepted {
 		t.Fatalf("an update in a full directory: %v %v", a.verdict, a.err)
 	}
-	s := &snapshot{entries: c.entries, issuers: c.sortedIssuers()}
-	if n := proto.Size(&wire.SyncFrame{Digest: s.digest()}); n > wire.MaxFrame {
+	s := &snapshot{entries: c.entries, issuers: c.sortedIssuers(), devices: newDevices().entries}
+	digest := s.digest()
+	for i := range MaxDevices {
+		digest.Devices = append(digest.Devices, digestEntry(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i)), version{uint64(epoch.Unix()), 7, true}))
+	}
+	if n := proto.Size(&wire.SyncFrame{Digest: digest}); n > wire.MaxFrame {
 		t.Fatalf("the digest of a full directory has %d bytes, a frame %d", n, wire.MaxFrame)
 	}
 }

@@ -100,6 +100,7 @@ func (s *snapshot) digest() *wire.Digest {
 	for _, iss := range s.issuers {
 		d.Issuers = append(d.Issuers, digestEntry(iss.sum[:], version{}))
 	}
+	s.digestDevices(d)
 	sortEntries(d)
 	return d
 }
@@ -109,6 +110,7 @@ func sortEntries(d *wire.Digest) {
 	slices.SortFunc(d.Records, byKey)
 	slices.SortFunc(d.RevocationLists, byKey)
 	slices.SortFunc(d.Issuers, byKey)
+	slices.SortFunc(d.Devices, byKey)
 }
 
 // diff compares what is held with another member's digest.
@@ -153,11 +155,12 @@ func (s *snapshot) diff(theirs *wire.Digest) (send []*wire.Item, want *wire.Dige
 	for id, v := range nodes {
 		want.Records = append(want.Records, digestEntry(id[:], v))
 	}
+	send = append(send, s.diffDevices(theirs, want)...)
 	sortEntries(want)
 	return send, want
 }
 
-// items returns what want names, as far as it is held: issuers first, then revocation lists, then records.
+// items returns what want names, as far as it is held: issuers first, then revocation lists, then records, then devices.
 func (s *snapshot) items(want *wire.Digest) []*wire.Item {
 	var out []*wire.Item
 	sums := readEntries(want.GetIssuers(), sha256.Size, sumKey)
@@ -177,10 +180,15 @@ func (s *snapshot) items(want *wire.Digest) []*wire.Item {
 			out = append(out, e.item())
 		}
 	}
-	return out
+	return append(out, s.wantedDevices(want)...)
 }
 
-func (r *record) item() *wire.Item { return &wire.Item{Item: &wire.Item_Record{Record: r.signed}} }
+func (r *record) item() *wire.Item {
+	if r.device != nil {
+		return &wire.Item{Item: &wire.Item_Device{Device: r.der}}
+	}
+	return &wire.Item{Item: &wire.Item_Record{Record: r.signed}}
+}
 func (l *list) item() *wire.Item {
 	return &wire.Item{Item: &wire.Item_RevocationList{RevocationList: l.DER}}
 }
