@@ -46,6 +46,7 @@ type node struct {
 	names  *names
 	self   *self
 	issuer *issuing
+	meters *meters
 	left   *farewell
 }
 
@@ -173,6 +174,7 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 		Save:   n.saveEndpoints, OnReport: n.linkReported, Locate: n.reach.prober.Trigger, Log: n.log.With("part", "links"),
 	})
 	n.extra = newExtras(n.links.Post)
+	n.meters = newMeters(n)
 }
 
 // overlayPrefixes are the network's /48 and, if this node has an IPv4 address, the pool.
@@ -198,6 +200,7 @@ func (n *node) run(ctx context.Context) error {
 		{"nat prober", n.reach.prober.Run},
 		{"own record", n.self.run},
 		{"links", n.runLinks},
+		{"counters", counting{n}.run},
 		{"wiring", n.wire},
 		{"issuer", n.issuer.run},
 		{"renewal", renewer{n}.renewal},

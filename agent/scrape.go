@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gridwire/gridwire/agent/config"
+	"github.com/gridwire/gridwire/agent/ledger"
 	"github.com/gridwire/gridwire/agent/metrics"
 	"github.com/gridwire/gridwire/mesh"
 )
@@ -129,8 +130,9 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 		s.Queries = append(s.Queries, metrics.Queries{Type: q.Type, RCode: q.RCode, Count: c})
 	}
 	table := n.links.Snapshot(ctx)
+	n.meters.ledger.Record(time.Now(), counting(n).read(table))
 	for p := range view.Peers() {
-		s.Peers = append(s.Peers, metrics.Peer{Name: string(p.Name), Status: table[p.ID]})
+		s.Peers = append(s.Peers, metrics.Peer{Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters})
 	}
 	return s
 }

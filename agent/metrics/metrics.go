@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/gridwire/gridwire/agent/ledger"
 	"github.com/gridwire/gridwire/agent/links"
 )
 
@@ -37,6 +38,7 @@ type Queries struct {
 type Peer struct {
 	Name string
 	links.Status
+	Traffic ledger.Counters // of all runs of the agent
 }
 
 // Source returns the current Snapshot; it must return soon after ctx ends.
@@ -128,8 +130,8 @@ func (c *collector) peer(ch chan<- prometheus.Metric, gauge func(*prometheus.Des
 		handshake = float64(p.LastHandshake.UnixMilli()) / 1000
 	}
 	gauge(c.handshake, handshake, p.Name)
-	ch <- prometheus.MustNewConstMetric(c.rx, prometheus.CounterValue, float64(p.RxBytes), p.Name)
-	ch <- prometheus.MustNewConstMetric(c.tx, prometheus.CounterValue, float64(p.TxBytes), p.Name)
+	ch <- prometheus.MustNewConstMetric(c.rx, prometheus.CounterValue, float64(p.Traffic.ReceiveBytes), p.Name)
+	ch <- prometheus.MustNewConstMetric(c.tx, prometheus.CounterValue, float64(p.Traffic.TransmitBytes), p.Name)
 	buckets := make(map[float64]uint64, len(links.RTTBuckets))
 	sum := uint64(0)
 	for i, bound := range links.RTTBuckets {

@@ -10,17 +10,19 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/gridwire/gridwire/agent/ledger"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/nat"
 )
 
 func example(context.Context) Snapshot {
 	s := links.Status{
-		State: links.Connected, Loss: 0.25, RxBytes: 10, TxBytes: 20, LastHandshake: time.Unix(1_800_000_000, 0), TimeToConnect: 300 * time.Millisecond,
+		State: links.Connected, Loss: 0.25, LastHandshake: time.Unix(1_800_000_000, 0), TimeToConnect: 300 * time.Millisecond,
 		Path: links.Path{Kind: "direct", Remote: netip.MustParseAddrPort("198.51.100.1:51820"), LocalType: nat.Host, RemoteType: nat.ServerReflexive},
 	}
 	s.RTTCounts[0], s.RTTCounts[2], s.RTTSum = 1, 2, 30*time.Millisecond
-	return Snapshot{Version: "1", NAT: "open", Members: 2, CertificateExpires: time.Unix(1_900_000_000, 0), ControlConnections: 1, Queries: []Queries{{"AAAA", "NOERROR", 7}}, Peers: []Peer{{"bob", s}, {"eve", links.Status{State: links.Unreachable}}}}
+	return Snapshot{Version: "1", NAT: "open", Members: 2, CertificateExpires: time.Unix(1_900_000_000, 0), ControlConnections: 1, Queries: []Queries{{"AAAA", "NOERROR", 7}}, Peers: []Peer{
+		{Name: "bob", Status: s, Traffic: ledger.Counters{ReceiveBytes: 10, TransmitBytes: 20}}, {Name: "eve", Status: links.Status{State: links.Unreachable}}}}
 }
 
 func TestNamesAndValues(t *testing.T) {
