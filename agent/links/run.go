@@ -38,6 +38,7 @@ type Config struct {
 	Save      func(map[mesh.NodeID]netip.AddrPort) // stores last good endpoints; called rarely
 	OnReport  func(Report)                         // must not block
 	Locate    func()                               // asks members how they see this node; must not block
+	Observe   func(Event, []Action, time.Time)     // sees each event and what it led to, for telling later; must not block; may be nil
 	Log       *slog.Logger
 }
 
@@ -204,7 +205,11 @@ func (r *Runner) step(ctx context.Context, ev Event) {
 			}
 		}
 	}
-	for _, a := range r.cfg.Core.Step(ev, now) {
+	actions := r.cfg.Core.Step(ev, now)
+	if r.cfg.Observe != nil {
+		r.cfg.Observe(ev, actions, now)
+	}
+	for _, a := range actions {
 		r.act(ctx, a)
 	}
 }

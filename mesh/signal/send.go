@@ -58,17 +58,18 @@ func (s *Signal) Send(ctx context.Context, to mesh.NodeID, sig *wire.Signal) err
 		return fmt.Errorf("sending a signal to %s: %w", m.Name, err)
 	}
 	f := &wire.SignalFrame{Envelope: env}
-	first := s.try(ctx, view, m, f, patience)
+	by, first := s.try(ctx, view, m, f, patience)
+	if first != nil && ctx.Err() == nil {
+		s.connect(ctx, wishes(m, s.self, s.cfg.Carrier.Connections()))
+		var second error
+		if by, second = s.try(ctx, view, m, f, 0); second == nil {
+			first = nil
+		}
+	}
 	if first == nil {
 		s.sent.Add(1)
+		s.cfg.Carried(to, by, true)
 		return nil
-	}
-	if ctx.Err() == nil {
-		s.connect(ctx, wishes(m, s.self, s.cfg.Carrier.Connections()))
-		if s.try(ctx, view, m, f, 0) == nil {
-			s.sent.Add(1)
-			return nil
-		}
 	}
 	s.failed.Add(1)
 	return fmt.Errorf("sending a signal to %s: %w: %w", m.Name, ErrUnreachable, first)
@@ -97,29 +98,30 @@ func wishes(m *mesh.Member, self mesh.NodeID, conns []Conn) []mesh.NodeID {
 func (s *Signal) connect(ctx context.Context, ids []mesh.NodeID) {
 	ways := make([]way, 0, len(ids))
 	for _, id := range ids {
-		ways = append(ways, way{id.Short(), 0, func(ctx context.Context) error { return s.cfg.Carrier.Connect(ctx, id) }})
+		ways = append(ways, way{id, id.Short(), 0, func(ctx context.Context) error { return s.cfg.Carrier.Connect(ctx, id) }})
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	_ = race(ctx, ways, 0) // what counts is which connections there are afterwards
+	_, _ = race(ctx, ways, 0) // what counts is which connections there are afterwards
 }
 
-// try sends f by every way there is now and returns nil at the first acknowledgement. For patience see race.
-func (s *Signal) try(ctx context.Context, view *mesh.View, m *mesh.Member, f *wire.SignalFrame, patience time.Duration) error {
+// try sends f by every way there is now and returns at the first acknowledgement, with the member that brought it: m itself where it went
+// directly. For patience see race.
+func (s *Signal) try(ctx context.Context, view *mesh.View, m *mesh.Member, f *wire.SignalFrame, patience time.Duration) (mesh.NodeID, error) {
 	conns := s.cfg.Carrier.Connections()
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	var ways []way
 	var head time.Duration
 	if slices.ContainsFunc(conns, func(c Conn) bool { return c.ID == m.ID }) {
-		ways = append(ways, way{"directly", 0, s.frameTo(m.ID, f)})
+		ways = append(ways, way{m.ID, "directly", 0, s.frameTo(m.ID, f)})
 		head = directHead
 	}
 	for _, id := range forwarders(view, m, conns, s.self) {
-		ways = append(ways, way{"by " + nameOf(view, id), head, s.frameTo(id, f)})
+		ways = append(ways, way{id, "by " + nameOf(view, id), head, s.frameTo(id, f)})
 	}
 	if len(ways) == 0 {
-		return errors.New("this node has no control connection to it nor to anybody who could forward")
+		return mesh.NodeID{}, errors.New("this node has no control connection to it nor to anybody who could forward")
 	}
 	return race(ctx, ways, patience)
 }
@@ -178,9 +180,10 @@ func (s *Signal) forward(ctx context.Context, view *mesh.View, from, origin, to 
 	g.Delay = uint32(min(delay+spent, maxDelay).Microseconds())
 	ways := make([]way, 0, len(next))
 	for _, id := range next {
-		ways = append(ways, way{"by " + nameOf(view, id), 0, s.frameTo(id, g)})
+		ways = append(ways, way{id, "by " + nameOf(view, id), 0, s.frameTo(id, g)})
 	}
-	return race(ctx, ways, 0)
+	_, err := race(ctx, ways, 0)
+	return err
 }
 
 // onward picks the next hop: the receiver, or, where one more forwarder is allowed after this one, members that hold a connection to it.
@@ -218,17 +221,18 @@ func (s *Signal) frameTo(id mesh.NodeID, f *wire.SignalFrame) func(context.Conte
 
 // way is one thing to try, after a head start for those before it.
 type way struct {
+	by    mesh.NodeID
 	what  string
 	after time.Duration
 	do    func(context.Context) error
 }
 
-// race tries all ways and returns nil at the first success, ending the others; else one error that names what each said. A way with
+// race tries all ways and returns whose came first to success, ending the others; else one error that names what each said. A way with
 // a head start before it begins at once when all begun ones have failed. With patience, the silent are given up that long after the last
 // way began if another has failed; 0: only ctx bounds them.
-func race(ctx context.Context, ways []way, patience time.Duration) error {
+func race(ctx context.Context, ways []way, patience time.Duration) (mesh.NodeID, error) {
 	if len(ways) == 0 {
-		return errors.New("nobody to ask")
+		return mesh.NodeID{}, errors.New("nobody to ask")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
@@ -262,7 +266,7 @@ func race(ctx context.Context, ways []way, patience time.Duration) error {
 	for {
 		if ended == begun || given && ended > 0 {
 			if begun == len(ways) {
-				return errors.New(strings.Join(said(ways, errs), "; "))
+				return mesh.NodeID{}, errors.New(strings.Join(said(ways, errs), "; "))
 			}
 			begin(ways[len(ways)-1].after)
 		}
@@ -270,7 +274,7 @@ func race(ctx context.Context, ways []way, patience time.Duration) error {
 		case r := <-results:
 			ended++
 			if r.err == nil {
-				return nil
+				return ways[r.n].by, nil
 			}
 			errs[r.n] = r.err.Error()
 		case <-timer.C:

@@ -42,7 +42,7 @@ type Carrier interface {
 	Connect(ctx context.Context, id mesh.NodeID) error
 }
 
-// Config is what New needs. All of it but Log is required.
+// Config is what New needs. All of it but Carried and Log is required.
 type Config struct {
 	Self    ed25519.PrivateKey // identity key: signs envelopes
 	Seal    *ecdh.PrivateKey   // X25519: opens envelopes to this node
@@ -50,6 +50,9 @@ type Config struct {
 	Carrier Carrier
 	// Deliver takes a signal that arrived; delay is how long it was on its way, as the forwarders estimate it. It must not block.
 	Deliver func(from mesh.NodeID, s *wire.Signal, delay time.Duration)
+	// Carried hears who brought a signal: by is the member that it was handed to (sent), or that handed it over (before Deliver); peer itself
+	// where nobody is in between. It must not block.
+	Carried func(peer, by mesh.NodeID, sent bool)
 	Now     func() time.Time
 	Log     *slog.Logger
 }
@@ -89,6 +92,9 @@ func New(cfg Config) (*Signal, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Carried == nil {
+		cfg.Carried = func(mesh.NodeID, mesh.NodeID, bool) {}
 	}
 	return &Signal{
 		cfg:   cfg,
@@ -138,7 +144,7 @@ func (s *Signal) handle(ctx context.Context, from mesh.NodeID, f *wire.SignalFra
 	delay := arrivalDelay(f, from, s.cfg.Carrier.Connections())
 	key := seenKey{origin, [16]byte(e.GetId())}
 	if to == s.self {
-		return s.deliver(e, origin, key, delay)
+		return s.deliver(e, origin, from, key, delay)
 	}
 	if _, ok := view.Member(to); !ok {
 		return fmt.Errorf("%s is not a member, as far as this member knows", to.Short())
@@ -178,7 +184,7 @@ func (s *Signal) admit(view *mesh.View, from, origin mesh.NodeID, f *wire.Signal
 	return nil
 }
 
-func (s *Signal) deliver(e *wire.Envelope, origin mesh.NodeID, key seenKey, delay time.Duration) error {
+func (s *Signal) deliver(e *wire.Envelope, origin, by mesh.NodeID, key seenKey, delay time.Duration) error {
 	sig, err := wire.OpenEnvelope(e, s.self, s.cfg.Seal)
 	if err != nil {
 		return err
@@ -189,6 +195,7 @@ func (s *Signal) deliver(e *wire.Envelope, origin mesh.NodeID, key seenKey, dela
 	}
 	s.finish(key, true)
 	s.delivered.Add(1)
+	s.cfg.Carried(origin, by, false)
 	s.cfg.Deliver(origin, sig, delay)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -69,6 +70,35 @@ func TestDeadForwarder(t *testing.T) {
 			t.Errorf("took %v", d)
 		}
 		w.arrived("bob", "alice")
+	})
+}
+
+// Both ends are told who was in between.
+func TestWhoCarriedIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "alice", "bob", "f1", "f2")
+		told := map[mesh.Name]string{}
+		for _, name := range []mesh.Name{"alice", "bob"} {
+			w.nodes[name].cfg.Carried = func(peer, by mesh.NodeID, sent bool) {
+				told[name] += fmt.Sprintf("%s by %s, sent %v;", w.byID[peer].name, w.byID[by].name, sent)
+			}
+		}
+		w.link("alice", "f1", 10*time.Millisecond)
+		w.link("alice", "f2", 10*time.Millisecond)
+		w.link("f2", "bob", 10*time.Millisecond)
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		w.link("alice", "bob", 10*time.Millisecond)
+		if err := w.send("alice", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if want := "bob by f2, sent true;bob by bob, sent true;"; told["alice"] != want {
+			t.Errorf("alice was told %q, want %q", told["alice"], want)
+		}
+		if want := "alice by f2, sent false;alice by alice, sent false;"; told["bob"] != want {
+			t.Errorf("bob was told %q, want %q", told["bob"], want)
+		}
 	})
 }
 
