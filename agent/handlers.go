@@ -19,12 +19,10 @@ func (a *Agent) handlers() api.Handlers {
 			}
 			return report{n}.status(ctx)
 		},
-		Members:  member0(a, report.members),
-		Issuers:  member0(a, report.issuers),
-		Netcheck: member0(a, report.netcheck),
-		Invite:   member1(a, admin.invite),
-		Explain:  member1(a, report.explain),
-		Join:     a.joinRequested,
+		Members: member0(a, report.members),
+		Issuers: member0(a, report.issuers),
+		Invite:  member1(a, admin.invite),
+		Join:    a.joinRequested,
 		Leave: func(ctx context.Context) error {
 			n := a.node.Load()
 			if n == nil {
@@ -36,6 +34,7 @@ func (a *Agent) handlers() api.Handlers {
 		IssuerAdd:    named(a, admin.addIssuer),
 		IssuerRemove: named(a, admin.removeIssuer),
 		Want:         named(a, admin.want),
+		Diagnosis:    a.diagnosis(),
 	}
 }
 

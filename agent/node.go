@@ -18,6 +18,7 @@ import (
 	"github.com/gridwire/gridwire/agent/config"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/agent/route"
+	"github.com/gridwire/gridwire/agent/story"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/control"
 	"github.com/gridwire/gridwire/mesh/directory"
@@ -67,6 +68,7 @@ type natParts struct {
 	ice    *ice.Factory
 	netmon *netmon.Monitor
 	reach  *reach
+	story  *story.Book // what happened to each link, for explain
 }
 
 // farewell is said once, when this node leaves its network.
@@ -84,7 +86,7 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 		return nil, fmt.Errorf("this machine's membership: %w", err)
 	}
 	n := &node{cfg: cfg, log: log, store: st, base: b, left: &farewell{ch: make(chan struct{})}}
-	n.root = root
+	n.root, n.story = root, story.New()
 	n.membership.Store(m)
 	b.overlay.network.Store(&root.Network)
 	if n.boot, err = nextBoot(st, time.Now()); err != nil {
@@ -142,7 +144,7 @@ func (n *node) buildMesh(m *enrol.Membership) (err error) {
 		return err
 	}
 	n.signal, err = signal.New(signal.Config{
-		Self: m.Identity, Seal: m.Seal, View: n.dir.View, Carrier: carrier{n.control}, Deliver: n.deliver, Now: n.dir.Now, Log: n.log.With("part", "signal"),
+		Self: m.Identity, Seal: m.Seal, View: n.dir.View, Carrier: carrier{n.control}, Deliver: n.deliver, Carried: n.story.Carried, Now: n.dir.Now, Log: n.log.With("part", "signal"),
 	})
 	return err
 }
@@ -171,7 +173,7 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 		Core:   links.NewCore(id, n.boot, loadEndpoints(n.store), uint64(time.Now().UnixNano())),
 		Tunnel: n.base.tun, ICE: n.ice, Send: n.signal.Send, Interface: n.cfg.Interface, Addr: leaf.Addrs[0], View: n.dir.View(),
 		Passed: func() uint64 { return n.base.tun.Packets() + n.base.sock.Counters().WireGuard },
-		Save:   n.saveEndpoints, OnReport: n.linkReported, Locate: n.reach.prober.Trigger, Log: n.log.With("part", "links"),
+		Save:   n.saveEndpoints, OnReport: n.linkReported, Observe: n.story.Observe, Locate: n.reach.prober.Trigger, Log: n.log.With("part", "links"),
 	})
 	n.extra = newExtras(n.links.Post)
 	n.meters = newMeters(n)

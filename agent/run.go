@@ -14,6 +14,7 @@ import (
 
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/config"
+	"github.com/gridwire/gridwire/agent/logring"
 	"github.com/gridwire/gridwire/agent/sdnotify"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/enrol"
@@ -27,6 +28,7 @@ type Agent struct {
 	log  *slog.Logger
 	node atomic.Pointer[node] // nil while this machine is no member
 	join chan joinAsk
+	logs *logring.Ring
 }
 
 // joinAsk is a join by way of the control socket. The answer comes when the node runs, or with the error.
@@ -42,7 +44,8 @@ type joinAnswer struct {
 
 // Run runs the agent until ctx ends. It returns nil after an orderly end.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
-	a := &Agent{cfg: cfg, log: log, join: make(chan joinAsk)}
+	log, logs := keepLines(log)
+	a := &Agent{cfg: cfg, log: log, join: make(chan joinAsk), logs: logs}
 	srv := api.New(cfg.Socket, a.handlers(), log)
 	l, err := srv.Listen()
 	if err != nil {

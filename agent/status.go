@@ -12,7 +12,6 @@ import (
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/directory"
-	"github.com/gridwire/gridwire/nat"
 )
 
 var noAddr netip.AddrPort
@@ -198,85 +197,6 @@ func (n report) issuers(context.Context) ([]api.Issuer, error) {
 		out = append(out, row)
 	}
 	slices.SortFunc(out, func(a, b api.Issuer) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
-}
-
-func (n report) netcheck(context.Context) (*api.Netcheck, error) {
-	r := n.reach.prober.Report()
-	out := &api.Netcheck{
-		NAT: string(r.Type), Port: n.base.tun.Port(), Reachable: r.Reachable, Local: []string{}, Mapped: []string{},
-		Servers: []api.NetcheckServer{}, Control: []api.ControlConn{}, Meaning: meaning(r),
-	}
-	for _, a := range n.localAddrs() {
-		out.Local = append(out.Local, a.String())
-		out.IPv6 = out.IPv6 || a.Is6()
-	}
-	for _, a := range r.Mapped {
-		out.Mapped = append(out.Mapped, a.String())
-	}
-	for _, m := range r.Mappings {
-		out.Servers = append(out.Servers, api.NetcheckServer{Address: m.Server.String(), Mapped: m.Mapped.String(), RTT: m.RTT.Seconds()})
-	}
-	for _, a := range r.Silent {
-		out.Servers = append(out.Servers, api.NetcheckServer{Address: a.String(), Silent: true})
-	}
-	for _, c := range n.control.Connections() {
-		name := c.ID.Short()
-		if m, ok := n.dir.View().Member(c.ID); ok {
-			name = string(m.Name)
-		}
-		out.Control = append(out.Control, api.ControlConn{Name: name, Remote: c.Remote.String(), RTT: c.RTT.Seconds()})
-	}
-	return out, nil
-}
-
-func meaning(r nat.Report) string {
-	switch r.Type {
-	case nat.Open:
-		return "Strangers' packets arrive here: every member can link to this machine directly, and it helps others find each other."
-	case nat.EndpointIndependent:
-		if r.Reachable {
-			return "This machine is behind a NAT that lets strangers' packets in: every member can link to it directly."
-		}
-		return "This machine is behind an ordinary NAT: links to all members work directly, except to those behind a symmetric NAT."
-	case nat.EndpointDependent:
-		return "This machine's NAT is symmetric: it gives every destination another port. Links work to members that strangers can reach. " +
-			"Forwarding a UDP port on the router, or IPv6, makes all links direct."
-	case nat.Blocked:
-		return "No member answered by UDP. Either all of them are off, or this network blocks UDP, which gridwire needs."
-	}
-	return "Not enough members have been asked yet to tell."
-}
-
-func (n report) explain(ctx context.Context, r api.NameRequest) (*api.Explain, error) {
-	m, err := admin(n).find(r.Name)
-	if err != nil {
-		return nil, err
-	}
-	l := n.links.Snapshot(ctx)[m.ID]
-	out := &api.Explain{
-		Peer: peerStatus(m, l), SelfNAT: string(n.reach.prober.Report().Type), PeerNAT: string(l.PeerNAT), Pairs: []api.Pair{}, Advice: []string{},
-	}
-	for _, p := range l.Pairs {
-		out.Pairs = append(out.Pairs, api.Pair{
-			Local: p.Local.String(), Remote: p.Remote.String(), State: string(p.State), Nominated: p.Nominated, Sent: p.RequestsSent, Answered: p.ResponsesGot,
-		})
-	}
-	switch l.State {
-	case links.Connected, links.Idle:
-		out.Meaning = "The link is direct: packets go from this machine to " + string(m.Name) + " with nobody in between."
-	default:
-		out.Meaning = "There is no path: " + l.Reason
-		if len(n.control.Connections()) == 0 {
-			out.Advice = append(out.Advice, "this node has no control connection to any member: check its own network first (gridwire netcheck)")
-		}
-		if nat.Type(out.SelfNAT) == nat.EndpointDependent {
-			out.Advice = append(out.Advice, fmt.Sprintf("forward UDP %d on this machine's router to this machine", n.base.tun.Port()))
-		}
-		if l.PeerNAT == nat.EndpointDependent {
-			out.Advice = append(out.Advice, fmt.Sprintf("forward gridwire's UDP port on %s's router", m.Name))
-		}
-	}
 	return out, nil
 }
 

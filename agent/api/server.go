@@ -28,8 +28,7 @@ type Handlers struct {
 	IssuerAdd    func(context.Context, NameRequest) error
 	IssuerRemove func(context.Context, NameRequest) error
 	Want         func(context.Context, NameRequest) error
-	Netcheck     func(context.Context) (*Netcheck, error)
-	Explain      func(context.Context, NameRequest) (*Explain, error)
+	Diagnosis    Diagnosis
 }
 
 // Server serves Handlers on a unix socket.
@@ -92,8 +91,7 @@ func (s *Server) mux() http.Handler {
 	m.HandleFunc("GET /v1/status", get(s.h.Status))
 	m.HandleFunc("GET /v1/members", get(s.h.Members))
 	m.HandleFunc("GET /v1/issuers", get(s.h.Issuers))
-	m.HandleFunc("GET /v1/netcheck", get(s.h.Netcheck))
-	m.HandleFunc("POST /v1/explain", post(s.h.Explain))
+	s.h.Diagnosis.routes(m)
 	m.HandleFunc("POST /v1/invite", post(s.h.Invite))
 	m.HandleFunc("POST /v1/join", post(s.h.Join))
 	m.HandleFunc("POST /v1/revoke", post(nothing(s.h.Revoke)))

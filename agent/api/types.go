@@ -131,54 +131,6 @@ type Issuer struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Netcheck answers GET /v1/netcheck.
-type Netcheck struct {
-	NAT       string           `json:"nat"`
-	Port      uint16           `json:"listen_port"`
-	Local     []string         `json:"local_addresses"`
-	Mapped    []string         `json:"mapped_addresses"`
-	Reachable bool             `json:"reachable"`
-	IPv6      bool             `json:"ipv6"`
-	Servers   []NetcheckServer `json:"servers"`
-	Control   []ControlConn    `json:"control_connections"`
-	Meaning   string           `json:"meaning"`
-}
-
-// NetcheckServer is what one member answered to a STUN Binding request.
-type NetcheckServer struct {
-	Address string  `json:"address"`
-	Mapped  string  `json:"mapped,omitempty"`
-	RTT     float64 `json:"rtt_seconds,omitempty"`
-	Silent  bool    `json:"silent,omitempty"`
-}
-
-// ControlConn is one control connection.
-type ControlConn struct {
-	Name   string  `json:"name"`
-	Remote string  `json:"remote"`
-	RTT    float64 `json:"rtt_seconds"`
-}
-
-// Explain answers GET /v1/explain?peer=NAME.
-type Explain struct {
-	Peer    Peer     `json:"peer"`
-	SelfNAT string   `json:"self_nat"`
-	PeerNAT string   `json:"peer_nat"`
-	Pairs   []Pair   `json:"pairs"` // of the newest ICE session
-	Meaning string   `json:"meaning"`
-	Advice  []string `json:"advice"`
-}
-
-// Pair is a candidate pair that was tried.
-type Pair struct {
-	Local     string `json:"local"`
-	Remote    string `json:"remote"`
-	State     string `json:"state"`
-	Nominated bool   `json:"nominated"`
-	Sent      uint32 `json:"requests_sent"`
-	Answered  uint32 `json:"responses_received"`
-}
-
 // Code classifies a failure, so that the command line can choose its exit status.
 type Code string
 

@@ -171,3 +171,41 @@ func TestWhoIsGone(t *testing.T) {
 		}
 	}
 }
+
+func TestNATInWords(t *testing.T) {
+	port := uint16(51820)
+	own := netip.MustParseAddrPort("198.51.100.1:51820")
+	mapped := netip.MustParseAddrPort("203.0.113.5:4000")
+	saw := func(as ...netip.AddrPort) (out []nat.Mapping) {
+		for _, a := range as {
+			out = append(out, nat.Mapping{Mapped: a})
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		r                            nat.Report
+		local                        string
+		mapping, filtering, say, tip string
+	}{
+		"open":        {nat.Report{Type: nat.Open, Reachable: true, Mappings: saw(own)}, "198.51.100.1", "none", "endpoint-independent", "Strangers' packets arrive here", ""},
+		"firewall":    {nat.Report{Type: nat.EndpointIndependent, Mappings: saw(own)}, "198.51.100.1", "none", "address-dependent", "There is no NAT, but a firewall", "gridwire doctor"},
+		"home router": {nat.Report{Type: nat.EndpointIndependent, Mappings: saw(mapped)}, "192.168.1.5", "endpoint-independent", "address-dependent", "ordinary NAT", ""},
+		"full cone":   {nat.Report{Type: nat.EndpointIndependent, Reachable: true, Mappings: saw(mapped)}, "192.168.1.5", "endpoint-independent", "endpoint-independent", "lets strangers' packets in", ""},
+		"symmetric":   {nat.Report{Type: nat.EndpointDependent, Mappings: saw(mapped)}, "192.168.1.5", "address-dependent", "address-dependent", "symmetric", "forward UDP 51820 on this machine's router to 192.168.1.5"},
+		"carrier":     {nat.Report{Type: nat.EndpointDependent, Mappings: saw(mapped)}, "100.64.1.5", "address-dependent", "address-dependent", "symmetric", "carrier's NAT"},
+		"let in":      {nat.Report{Type: nat.EndpointDependent, Reachable: true, Mappings: saw(mapped)}, "192.168.1.5", "address-dependent", "endpoint-independent", "strangers' packets arrive", ""},
+		"blocked":     {nat.Report{Type: nat.Blocked}, "192.168.1.5", "unknown", "unknown", "No member answered by UDP", "allow outgoing UDP"},
+		"nobody":      {nat.Report{Type: nat.Unknown}, "192.168.1.5", "unknown", "unknown", "No other member", "start another member"},
+		"one alone":   {nat.Report{Type: nat.Unknown, Mappings: saw(mapped)}, "192.168.1.5", "unknown", "unknown", "Only one member", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := NAT(tc.r, addrs(tc.local), port, false)
+			if !strings.HasPrefix(b.Mapping, tc.mapping) || !strings.HasPrefix(b.Filtering, tc.filtering) || !strings.Contains(b.Meaning, tc.say) {
+				t.Errorf("%+v", b)
+			}
+			if got := strings.Join(b.Advice, "\n"); tc.tip == "" && got != "" || !strings.Contains(got, tc.tip) {
+				t.Errorf("advice %q, want %q", got, tc.tip)
+			}
+		})
+	}
+}

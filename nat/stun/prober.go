@@ -43,8 +43,9 @@ type Prober struct {
 	current atomic.Pointer[nat.Report]
 	again   atomic.Bool // the next report is told even if it is the same
 
-	mu       sync.Mutex // guards watchers
+	mu       sync.Mutex // guards the rest
 	watchers map[chan nat.Report]struct{}
+	asked    []chan struct{} // who waits for a whole round
 }
 
 // NewProber checks c. It starts nothing.
@@ -188,6 +189,7 @@ func (p *Prober) round(ctx context.Context, fresh bool) {
 	}
 	if reachable := p.reach(ctx, mappings); ctx.Err() == nil {
 		p.publish(p.judge(mappings, silent, reachable))
+		p.answer()
 	}
 }
 
