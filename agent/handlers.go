@@ -35,6 +35,7 @@ func (a *Agent) handlers() api.Handlers {
 		IssuerRemove: named(a, admin.removeIssuer),
 		Want:         named(a, admin.want),
 		Diagnosis:    a.diagnosis(),
+		Workloads:    a.workloadHandlers(),
 	}
 }
 

@@ -48,7 +48,10 @@ type node struct {
 	self   *self
 	issuer *issuing
 	meters *meters
-	left   *farewell
+
+	workloads *workloads
+
+	left *farewell
 }
 
 // meshParts are who this node is, and what joins it to the other members.
@@ -108,6 +111,7 @@ func newNode(cfg *config.Config, st *store.Store, b *base, m *enrol.Membership, 
 	if off := n.router.IPv4Off(); off != "" {
 		log.Warn("IPv4 is off on this machine; IPv6 works", "reason", off)
 	}
+	n.workloads = newWorkloads(n)
 	n.buildLinks(leaf)
 	return n, nil
 }
@@ -207,6 +211,7 @@ func (n *node) run(ctx context.Context) error {
 		{"issuer", n.issuer.run},
 		{"renewal", renewer{n}.renewal},
 		{"names", n.names.run},
+		{"workloads", n.workloads.run},
 		{"metrics", report{n}.metrics},
 	})
 	return err

@@ -129,6 +129,7 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 	for q, c := range n.names.queries() {
 		s.Queries = append(s.Queries, metrics.Queries{Type: q.Type, RCode: q.RCode, Count: c})
 	}
+	s.Workloads = n.workloads.samples(ctx)
 	table := n.links.Snapshot(ctx)
 	n.meters.ledger.Record(time.Now(), counting(n).read(table))
 	for p := range view.Peers() {

@@ -50,9 +50,11 @@ func (s *self) first() error {
 	r := s.compose()
 	if old, ok := s.n.dir.Record(s.n.membership.Load().ID()); ok {
 		was := &wire.Record{}
-		if proto.Unmarshal(old.Record, was) == nil && sameAddrs(was.Lan, r.Lan) && len(r.Endpoints) == 0 {
+		err := proto.Unmarshal(old.Record, was)
+		if err == nil && sameAddrs(was.Lan, r.Lan) && len(r.Endpoints) == 0 {
 			r.Endpoints, r.Reachable, r.Nat, r.Via = was.Endpoints, was.Reachable, was.Nat, was.Via
 		}
+		r.Workloads = was.GetWorkloads() // they outlive the agent, and their names must not vanish while it starts
 	}
 	return s.sign(r)
 }
@@ -93,7 +95,18 @@ func (s *self) compose() *wire.Record {
 			}
 		}
 	}
+	r.Workloads = s.workloads()
 	return r
+}
+
+// workloads are what is up, and until that has been looked at once, what was announced last.
+func (s *self) workloads() []*wire.Workload {
+	if s.n.workloads != nil {
+		if ws, known := s.n.workloads.Announced(); known {
+			return wire.Workloads(ws)
+		}
+	}
+	return s.fields.GetWorkloads()
 }
 
 func clip[T any](s []T, limit int) []T { return s[:min(len(s), limit)] }
@@ -176,14 +189,16 @@ func (s *self) publish(ctx context.Context) {
 // sameRecord compares what others act on.
 func sameRecord(a, b *wire.Record) bool {
 	return sameAddrs(a.Endpoints, b.Endpoints) && sameAddrs(a.Lan, b.Lan) && sameAddrs(a.Via, b.Via) && sameAddrs(a.Chain, b.Chain) &&
-		a.Reachable == b.Reachable && a.Nat == b.Nat && a.Software == b.Software && a.Boot == b.Boot
+		a.Reachable == b.Reachable && a.Nat == b.Nat && a.Software == b.Software && a.Boot == b.Boot && slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
 }
+
+func sameWorkload(a, b *wire.Workload) bool { return proto.Equal(a, b) }
 
 // leave signs the tombstone, which outranks every record, and spreads it.
 func (s *self) leave(ctx context.Context) error {
 	s.left.Store(true)
 	r := s.compose()
-	r.Tombstone, r.Endpoints, r.Lan, r.Via, r.Reachable = true, nil, nil, nil, false
+	r.Tombstone, r.Endpoints, r.Lan, r.Via, r.Reachable, r.Workloads = true, nil, nil, nil, false, nil
 	r.Sequence = s.n.dir.NextSequence()
 	r.Time = s.n.dir.Now().UnixMilli()
 	signed, err := wire.SignRecord(r, s.n.membership.Load().Identity)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/agent/workload"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/control"
 	"github.com/gridwire/gridwire/mesh/signal"
@@ -89,7 +90,8 @@ func (n *node) networkChanged() {
 // ignoredInterface names interfaces that are no underlay: our own, other networks' of gridwire, and tunnels of wg-quick's kind would be
 // recursion.
 func (n *node) ignoredInterface(name string) bool {
-	return name == n.cfg.Interface || name == "lo" || strings.HasPrefix(name, "docker") || strings.HasPrefix(name, "veth")
+	return name == n.cfg.Interface || name == "lo" || strings.HasPrefix(name, "docker") || strings.HasPrefix(name, "veth") ||
+		strings.HasPrefix(name, workload.InterfacePrefix(n.cfg.Interface))
 }
 
 // localAddrs are this machine's underlay addresses.

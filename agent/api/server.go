@@ -29,6 +29,7 @@ type Handlers struct {
 	IssuerRemove func(context.Context, NameRequest) error
 	Want         func(context.Context, NameRequest) error
 	Diagnosis    Diagnosis
+	Workloads    WorkloadHandlers
 }
 
 // Server serves Handlers on a unix socket.
@@ -101,6 +102,7 @@ func (s *Server) mux() http.Handler {
 	m.HandleFunc("POST /v1/leave", post(func(ctx context.Context, _ struct{}) (struct{}, error) {
 		return struct{}{}, s.h.Leave(ctx)
 	}))
+	s.h.Workloads.register(m)
 	return m
 }
 

@@ -26,6 +26,7 @@ type Snapshot struct {
 	ControlConnections int
 	Peers              []Peer
 	Queries            []Queries
+	Workloads          []Workload
 }
 
 // Queries counts answered DNS questions of one kind.
@@ -49,6 +50,7 @@ type collector struct {
 
 	up, path, loss, rx, tx, handshake, connect, rtt *prometheus.Desc
 	nat, members, expiry, control, build, queries   *prometheus.Desc
+	workloads                                       workloadDescs
 }
 
 // Handler returns an HTTP handler for /metrics with a registry of its own.
@@ -78,6 +80,7 @@ func newCollector(source Source) *collector {
 		control:   d("control_connections", "Control connections to proven members."),
 		queries:   d("dns_queries_total", "DNS questions answered, by type and response code.", "type", "rcode"),
 		build:     d("build_info", "The program's version; always 1.", "version"),
+		workloads: newWorkloadDescs(),
 	}
 }
 
@@ -86,6 +89,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.up, c.path, c.rtt, c.loss, c.rx, c.tx, c.handshake, c.connect, c.nat, c.members, c.expiry, c.control, c.build, c.queries} {
 		ch <- d
 	}
+	c.workloads.describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -104,6 +108,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, q := range s.Queries {
 		ch <- prometheus.MustNewConstMetric(c.queries, prometheus.CounterValue, float64(q.Count), q.Type, q.RCode)
 	}
+	c.workloads.collect(ch, s.Workloads)
 	for _, p := range s.Peers {
 		c.peer(ch, gauge, p)
 	}

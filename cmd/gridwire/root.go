@@ -41,7 +41,7 @@ find each other, through home routers and carriers' NATs.
 	root.AddCommand(
 		initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g),
 		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g),
-		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g),
+		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g), workloadCommand(g),
 		doctorCommand(g), versionCommand(),
 	)
 	return root
