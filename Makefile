@@ -21,7 +21,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
 # Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
 DEBS     := $(CURDIR)/bin/deb
-UNPACKED := systemd-resolved
+UNPACKED := systemd-resolved prometheus
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
@@ -78,6 +78,7 @@ tools: ## Debian packages that tests and demo need, if one is missing
 	e2e/unpack $(DEBS) $(UNPACKED)
 
 LIB := $(DESTDIR)$(PREFIX)/lib
+SHARE := $(DESTDIR)$(PREFIX)/share/gridwire
 
 install: $(BIN) ## binary, systemd unit, user, folders (make build && sudo make install)
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gridwire
@@ -85,10 +86,16 @@ install: $(BIN) ## binary, systemd unit, user, folders (make build && sudo make 
 	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/gridwire.service
 	install -D -m 0644 deploy/sysusers.conf $(LIB)/sysusers.d/gridwire.conf
 	install -D -m 0644 deploy/tmpfiles.conf $(LIB)/tmpfiles.d/gridwire.conf
+	install -D -m 0644 -t $(SHARE)/prometheus deploy/prometheus/*.yml
+	install -D -m 0644 -t $(SHARE)/grafana/dashboards deploy/grafana/dashboards/*.json
+	install -D -m 0644 -t $(SHARE)/grafana/provisioning/datasources deploy/grafana/provisioning/datasources/*.yml
+	install -D -m 0644 -t $(SHARE)/grafana/provisioning/dashboards deploy/grafana/provisioning/dashboards/*.yml
+	sed -i 's|/usr/local/share/|$(PREFIX)/share/|' $(SHARE)/grafana/provisioning/dashboards/gridwire.yml
 	@[ -n "$(DESTDIR)" ] || deploy/activate $(LIB)
 
 uninstall: ## the same in reverse; the state in /var/lib/gridwire stays
 	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl disable --now gridwire 2>/dev/null || true
+	rm -rf $(SHARE)
 	rm -f $(DESTDIR)$(PREFIX)/bin/gridwire $(LIB)/systemd/system/gridwire.service $(LIB)/sysusers.d/gridwire.conf $(LIB)/tmpfiles.d/gridwire.conf
 	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl daemon-reload
 	@echo 'The keys in /var/lib/gridwire and the user gridwire are still there.'

@@ -31,7 +31,7 @@ import (
 // In a block, "sudo" is dropped (the lab is root's), systemctl starts and stops the agent as the unit does, TOKEN is what the newest
 // `invite` printed, and paths of the machine become those of the lab's host.
 
-var documents = []string{"README.md", "docs/how-it-works.md", "docs/operations.md", "docs/troubleshooting.md"}
+var documents = []string{"README.md", "docs/alerts.md", "docs/how-it-works.md", "docs/operations.md", "docs/troubleshooting.md"}
 
 // block is a fenced block of a page.
 type block struct {

@@ -30,6 +30,11 @@ func TestInstall(t *testing.T) {
 		"/usr/lib/sysusers.d/gridwire.conf":        0o644,
 		"/usr/lib/tmpfiles.d/gridwire.conf":        0o644,
 	}
+	for _, files := range []string{"prometheus/*.yml", "grafana/dashboards/*.json", "grafana/provisioning/*/*.yml"} {
+		for _, f := range must(filepath.Glob(filepath.Join(root, "deploy", files)))(t) {
+			want["/usr/share/gridwire"+strings.TrimPrefix(f, filepath.Join(root, "deploy"))] = 0o644
+		}
+	}
 	for path, mode := range installed(t, dir) {
 		if want[path] != mode {
 			t.Errorf("%s has mode %#o, want %#o", path, mode, want[path])

@@ -1,0 +1,158 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gridwire/gridwire/e2e/lab"
+	"github.com/gridwire/gridwire/e2e/observe"
+)
+
+// watched is a mesh of three with a real Prometheus on alice.
+type watched struct {
+	*world
+	prometheus        *observe.Prometheus
+	alice, bob, carol *lab.Host
+}
+
+func newWatched(t *testing.T) *watched {
+	t.Helper()
+	w := &watched{world: newWorld(t, lab.Options{Delay: 2 * time.Millisecond})}
+	w.alice, w.bob, w.carol = w.public("alice"), w.home("bob", home), w.home("carol", home)
+	everywhere := []string{"--metrics", "127.0.0.1:9586,overlay"}
+	w.found(w.alice, everywhere...)
+	w.join(w.bob, everywhere...)
+	w.join(w.carol, everywhere...)
+	w.linkedAll(10*time.Second, w.alice, w.bob, w.carol)
+	w.prometheus = must(observe.Start(w.ctx(20*time.Second), w.alice, observe.Config{
+		Deploy: prometheusFolder, Interval: time.Second, Before: func(dir string) error { return remember(dir, "alice", "bob", "carol") },
+	}))(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("Prometheus' log:\n%s", w.prometheus.Log())
+		}
+		if err := w.prometheus.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// remember gives Prometheus two hours of links to learn from, which end half an hour ago: what is learned is otherwise there after that time only.
+func remember(data string, names ...string) error {
+	var b strings.Builder
+	for metric, value := range map[string]float64{"gridwire:peer_rtt_seconds:mean5m": 0.012, "gridwire:peer_loss_ratio:recent": 0.001} {
+		fmt.Fprintf(&b, "# TYPE %s gauge\n", metric)
+		for _, node := range names {
+			for _, peer := range names {
+				for at := time.Now().Add(-150 * time.Minute); node != peer && time.Since(at) > 31*time.Minute; at = at.Add(time.Minute) {
+					fmt.Fprintf(&b, "%s{network=\"farm\",node=%q,peer=%q} %g %d\n", metric, node, peer, value, at.Unix())
+				}
+			}
+		}
+	}
+	b.WriteString("# EOF\n")
+	text := filepath.Join(filepath.Dir(data), "history")
+	if err := os.WriteFile(text, []byte(b.String()), 0o644); err != nil {
+		return err
+	}
+	program, err := observe.Tool("promtool")
+	if err != nil {
+		return err
+	}
+	if out, err := exec.Command(program, "tsdb", "create-blocks-from", "openmetrics", "--quiet", text, data).CombinedOutput(); err != nil {
+		return fmt.Errorf("give Prometheus a history: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// ask returns the values of an expression by one of its labels.
+func (w *watched) ask(expr, label string) map[string]float64 {
+	w.Helper()
+	out := map[string]float64{}
+	for _, s := range must(w.prometheus.Query(w.ctx(10*time.Second), expr))(w) {
+		out[s.Labels[label]] = s.Value
+	}
+	return out
+}
+
+// shows waits until an expression has exactly these values.
+func (w *watched) shows(limit time.Duration, expr, label string, want map[string]float64) {
+	w.Helper()
+	var got map[string]float64
+	deadline := time.Now().Add(limit)
+	for time.Now().Before(deadline) {
+		if got = w.ask(expr, label); maps.Equal(got, want) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.Errorf("not within %v: %s is %v, want %v", limit, expr, got, want)
+}
+
+// TestPrometheusWatchesTheMesh: a real Prometheus with the configuration that we ship finds all members through one, scrapes them over the
+// overlay, and runs our rules; it sees when a member dies.
+func TestPrometheusWatchesTheMesh(t *testing.T) {
+	w := newWatched(t)
+	w.shows(15*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 1})
+	w.shows(10*time.Second, `gridwire_members{network="farm"}`, "node", map[string]float64{"alice": 3, "bob": 3, "carol": 3})
+	w.shows(10*time.Second, `gridwire_peer_up{node="bob"}`, "peer", map[string]float64{"alice": 1, "carol": 1})
+	w.busy()
+	w.rulesRun()
+
+	w.agents[w.carol].Kill()
+	w.shows(20*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
+	w.shows(20*time.Second, `max by (peer) (gridwire_peer_up)`, "peer", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
+}
+
+// busy makes everything happen that the dashboards show.
+func (w *watched) busy() {
+	w.Helper()
+	bob := w.peer(w.alice, "bob").Addresses[0].Addr().String()
+	ping := w.alice.Command(w.Context(), "ping", "-n", "-q", "-i", "0.05", "-s", "1000", bob) // the lab ends it
+	if err := ping.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = ping.Process.Kill(); _ = ping.Wait() })
+	w.dig(w.alice, "bob.farm.internal", "AAAA")
+	// Bob gets another address, so that his paths change.
+	if err := w.bob.SetAddr(netip.Prefix{}); err != nil {
+		w.Fatal(err)
+	}
+	w.linkedAll(20*time.Second, w.alice, w.bob, w.carol)
+}
+
+// rulesRun checks that every rule is evaluated without an error, and that what can be learned is learned.
+func (w *watched) rulesRun() {
+	w.Helper()
+	w.eventually(15*time.Second, "every rule is evaluated", func() bool {
+		rules := must(w.prometheus.Rules(w.ctx(5 * time.Second)))(w)
+		if len(rules) < 20 {
+			w.Fatalf("Prometheus has %d rules only", len(rules))
+		}
+		for _, r := range rules {
+			if r.Health == "err" {
+				w.Fatalf("%s: %s", r.Name, r.LastError)
+			}
+			if r.State == "firing" {
+				w.Errorf("%s fires in a mesh that is well", r.Name)
+			}
+		}
+		return !slices.ContainsFunc(rules, func(r observe.Rule) bool { return r.Health != "ok" })
+	})
+	limit := w.ask(`gridwire:peer_rtt_seconds:limit{node="alice"}`, "peer")
+	if got := limit["bob"]; math.Abs(got-0.038) > 1e-6 {
+		w.Errorf("round trips to bob are too slow above %v s; with 12 ms learned, want 0.038", got)
+	}
+}
