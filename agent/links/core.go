@@ -25,7 +25,6 @@ type Core struct {
 	byKey       map[mesh.WGKey]*link
 	lastGood    map[mesh.NodeID]netip.AddrPort
 	extra       map[mesh.NodeID][]netip.Prefix // on top of AllowedIPs
-	seq         uint32
 	rand        *rand.Rand
 	out         []Action
 }
@@ -280,6 +279,7 @@ func (c *Core) wanted(id mesh.NodeID, now time.Time) {
 func (c *Core) lost(l *link, why string, now time.Time) {
 	if l.up {
 		l.up = false
+		l.live.figures.down(now)
 		l.lostAt = now
 		l.reason = why
 		c.show(l, Connecting, now)
@@ -305,12 +305,12 @@ func (c *Core) show(l *link, s State, _ time.Time) {
 func (c *Core) Next(now time.Time) time.Time {
 	next := now.Add(time.Minute)
 	for _, l := range c.links {
-		for _, t := range []time.Time{l.ice.deadline, l.retry.at, l.live.nextProbe, l.live.nextShake} {
+		for _, t := range []time.Time{l.ice.deadline, l.retry.at, l.live.nextProbe, l.live.nextShake, l.live.judgeAt} {
 			if !t.IsZero() && t.Before(next) {
 				next = t
 			}
 		}
-		if t := c.life().idleProbeAt(l); !t.IsZero() && t.Before(next) {
+		if t := c.life().sampleAt(l); !t.IsZero() && t.Before(next) {
 			next = t
 		}
 	}
@@ -333,12 +333,21 @@ func (c *Core) Snapshot(now time.Time) map[mesh.NodeID]Status {
 	for id, l := range c.links {
 		out[id] = Status{
 			Peer: id, State: l.shown, Path: l.path, Reason: l.reason,
-			RTT: l.live.rtt, Loss: l.live.loss(), LastHandshake: l.live.handshake,
-			RxBytes: l.live.rxBase + l.live.rx, TxBytes: l.live.txBase + l.live.tx, TimeToConnect: l.took, Pairs: l.ice.pairs, PeerNAT: l.peerNAT,
-			RTTCounts: l.live.rttCounts, RTTSum: l.live.rttSum,
+			RTT: l.live.figures.rtt, LastHandshake: l.live.handshake,
+			Volume: l.live.volume(), TimeToConnect: l.took, Pairs: l.ice.pairs, PeerNAT: l.peerNAT,
+			Figures: l.measured(now),
 		}
 	}
 	return out
+}
+
+func (l *link) measured(now time.Time) Figures {
+	f := &l.live.figures
+	losses := f.losses(now)
+	return Figures{
+		Loss: bestLoss(losses), Losses: losses, Jitter: f.jitter, RTTCounts: f.counts, RTTSum: f.sum, Minutes: f.minutes,
+		LastHeard: l.live.heardAt, PathChanges: l.live.way.changes,
+	}
 }
 
 func (c *Core) description(d nat.Description) *wire.Description {

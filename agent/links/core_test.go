@@ -121,7 +121,7 @@ func TestIdleLinkSendsOneProbeIn25Seconds(t *testing.T) {
 	}
 }
 
-func TestIdleLinkWithoutNATCostsNothing(t *testing.T) {
+func TestIdleLinkWithoutNATIsProbedLessOften(t *testing.T) {
 	s := newSim(t)
 	a, b := s.add(1, public), s.add(2, public)
 	s.start(a, b)
@@ -129,14 +129,12 @@ func TestIdleLinkWithoutNATCostsNothing(t *testing.T) {
 	s.run(5 * time.Second)
 	before := s.probes
 	s.run(400 * time.Second)
-	if got := s.probes - before; got != 0 {
-		t.Errorf("%d probes on an idle link between two public members", got)
+	if got := s.probes - before; got < 9 || got > 10 {
+		t.Errorf("%d probes in 400 idle seconds between two public members, want 10", got)
 	}
-	if s.state(a, b) != Idle {
-		t.Errorf("state %s, want idle", s.state(a, b))
+	if s.state(a, b) != Connected {
+		t.Errorf("state %s, want connected", s.state(a, b))
 	}
-	s.step(a, Wanted{b.id})
-	s.until(time.Second, "connected again", func() bool { return s.state(a, b) == Connected })
 }
 
 func TestDeadPeerOfAnIdleLinkIsNoticed(t *testing.T) {

@@ -24,7 +24,6 @@ const (
 	countIdle      = 500 * time.Millisecond // otherwise: how late the first packet after a rest is seen
 	probeInterval  = 250 * time.Millisecond // while in doubt
 	probeMisses    = 3                      // then the path is dead
-	idleInterval   = 23 * time.Second       // a dead path is found and replaced within 25 s; common NATs forget an unreplied UDP mapping after 30 s (RFC 4787, REQ-5 asks 2 min)
 	staleAfter     = 180 * time.Second      // WireGuard's Reject-After-Time: without traffic the session is gone, the link is idle
 	answerTimeout  = 2 * time.Second        // offer to answer, by way of forwarders
 	natGrace       = 400 * time.Millisecond // for a first answer to STUN: a round trip to a member far away
@@ -108,18 +107,29 @@ type Counters struct{ Peers map[mesh.WGKey]PeerCounters }
 type PeerCounters struct {
 	Endpoint      netip.AddrPort
 	LastHandshake time.Time
-	RxBytes       uint64
-	TxBytes       uint64
+	Volume
+}
+
+// Volume is what has passed: bytes of WireGuard messages, and packets inside them.
+type Volume struct{ RxBytes, TxBytes, RxPackets, TxPackets uint64 }
+
+func (v Volume) plus(w Volume) Volume {
+	return Volume{v.RxBytes + w.RxBytes, v.TxBytes + w.TxBytes, v.RxPackets + w.RxPackets, v.TxPackets + w.TxPackets}
 }
 
 // ProbeAnswered brings the answer to Probe.
 type ProbeAnswered struct {
 	Peer mesh.NodeID
 	Seq  uint32
+	At   time.Time // when it arrived; zero: now
 }
 
 // ProbeHeard says that the peer probed us: packets arrive from it.
-type ProbeHeard struct{ Peer mesh.NodeID }
+type ProbeHeard struct {
+	Peer  mesh.NodeID
+	Tells bool // Told is set; earlier versions tell nothing
+	Told  Told
+}
 
 // NetworkChanged says that this machine's addresses, routes or links changed.
 type NetworkChanged struct{}
@@ -212,6 +222,7 @@ type Probe struct {
 	Peer mesh.NodeID
 	Addr netip.Addr
 	Seq  uint32
+	Told Told
 }
 
 // Locate asks other members how they see this node now; the answer is NATChanged, if it is news.
@@ -267,15 +278,24 @@ type Status struct {
 	Path          Path
 	Reason        string // why it is not connected, or why it is as it is
 	RTT           time.Duration
-	Loss          float64 // of the last probes, 0 to 1
 	LastHandshake time.Time
-	RxBytes       uint64
-	TxBytes       uint64
 	TimeToConnect time.Duration
 	Pairs         []nat.Pair // of the newest ICE session
 	PeerNAT       nat.Type
-	RTTCounts     [len(RTTBuckets) + 1]uint64 // samples up to each bound of RTTBuckets; the last: above all
-	RTTSum        time.Duration
+	Volume        // in this run of the agent
+	Figures
+}
+
+// Figures are what was measured of a link, by its own probes and by the peer's.
+type Figures struct {
+	Loss        float64                     // 0 to 1, over the shortest of LossWindows with enough probes, else over all there are
+	Losses      [len(LossWindows)]Loss      // in LossWindows
+	Jitter      time.Duration               // mean difference of the RTT from one probe to the next
+	RTTCounts   [len(RTTBuckets) + 1]uint64 // samples up to each bound of RTTBuckets; the last: above all
+	RTTSum      time.Duration
+	Minutes     [2]Minute // this minute and the one before, in any order
+	LastHeard   time.Time // when the newest packet from the peer was noticed; zero: none in this run
+	PathChanges uint64    // how often the link came to work by another address of the peer
 }
 
 // RTTBuckets are the upper bounds of the RTT histogram: a LAN to a satellite.

@@ -1,6 +1,7 @@
 package links
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/gridwire/gridwire/nat"
@@ -8,51 +9,44 @@ import (
 
 // liveState is what is known about a link from counters and probes.
 type liveState struct {
-	rx, tx         uint64 // the tunnel's counters as last read
-	rxBase, txBase uint64 // what earlier peers of the same member had counted in this run
+	now, base      Volume // the tunnel's counters as last read, and what earlier peers of the same member had counted in this run
 	lastRx, lastTx time.Time
 	unanswered     time.Time // since when something was sent and nothing heard; zero: not so
 	handshake      time.Time
 
 	probing   bool // in doubt
 	misses    int
-	nextProbe time.Time // when the outstanding probe counts as missed
+	nextProbe time.Time // when the newest probe counts as missed
+	seq       uint32
 	sent      [8]outstanding
 	reset     bool // the peer rebooted: forget our memory of it if it does not answer
 
 	nextShake time.Time
 	shakes    int
 
-	rtt       time.Duration // smoothed as TCP does (RFC 6298, alpha 1/8)
-	rttCounts [len(RTTBuckets) + 1]uint64
-	rttSum    time.Duration
-	history   uint64 // of the last probes, newest in bit 0: 1 is lost
-	counted   int
+	figures  figures
+	tally    tally
+	sampling sampling
+	judgeAt  time.Time // when the next probe may be judged lost; zero: none is outstanding
+	heardAt  time.Time // the newest sign of life; zero: none yet
+	way      way
 }
 
+// way is the address by which a link works, and how often that has become another one.
+type way struct {
+	addr    netip.AddrPort
+	changes uint64
+}
+
+// volume is what the link has carried in this run.
+func (s *liveState) volume() Volume { return s.base.plus(s.now) }
+
+// outstanding is a probe that was sent.
 type outstanding struct {
-	seq uint32
-	at  time.Time
-}
-
-func (s *liveState) note(lost bool) {
-	s.history <<= 1
-	if lost {
-		s.history |= 1
-	}
-	s.counted = min(s.counted+1, 64)
-}
-
-// loss returns the share of the last 64 probes that went unanswered.
-func (s *liveState) loss() float64 {
-	if s.counted == 0 {
-		return 0
-	}
-	n := 0
-	for i := range s.counted {
-		n += int(s.history >> i & 1)
-	}
-	return float64(n) / float64(s.counted)
+	seq    uint32
+	at     time.Time // zero: answered
+	rx     uint64    // bytes received until then
+	counts bool      // its fate is still to be judged; one that was sent to make a session says nothing about the link's quality
 }
 
 // liveness is the part of Core that judges links: probes, counters, handshakes.
@@ -60,10 +54,22 @@ type liveness struct{ *Core }
 
 // probe sends one echo request; its answer, or its absence, is judged by tick.
 func (c liveness) probe(l *link, now time.Time) {
-	c.seq++
-	l.live.sent[c.seq%uint32(len(l.live.sent))] = outstanding{c.seq, now}
-	c.do(Probe{Peer: l.m.ID, Addr: l.m.Addrs[0], Seq: c.seq})
-	l.live.nextProbe = now.Add(max(probeInterval, l.live.rtt*3/2+50*time.Millisecond))
+	s := &l.live
+	if s.seq == 0 {
+		s.seq = c.rand.Uint32() // an answer to an earlier run's probe must not fit
+	}
+	s.seq++
+	o := &s.sent[s.seq%uint32(len(s.sent))]
+	if o.counts {
+		c.judgeLost(l, o, now)
+	}
+	*o = outstanding{seq: s.seq, at: now, rx: s.volume().RxBytes, counts: l.up}
+	if o.counts {
+		s.judgeBy(now.Add(lossAfter))
+	}
+	c.do(Probe{Peer: l.m.ID, Addr: l.m.Addrs[0], Seq: s.seq, Told: s.tally.take()})
+	s.sampled(now)
+	s.nextProbe = now.Add(max(probeInterval, s.figures.rtt*3/2+50*time.Millisecond))
 }
 
 // doubt starts probing a link at short intervals until it answers or is lost.
@@ -83,7 +89,7 @@ func (c liveness) shake(l *link, now time.Time) {
 	c.probe(l, now)
 	l.live.nextProbe = time.Time{} // nextShake is the timer here
 	// Longer each time: an initiation abandons the one before, and its answer may still be on its way (a satellite).
-	l.live.nextShake = now.Add(handshakeRetry<<min(l.live.shakes-1, 3) + l.live.rtt)
+	l.live.nextShake = now.Add(handshakeRetry<<min(l.live.shakes-1, 3) + l.live.figures.rtt)
 }
 
 func (c liveness) probeAnswered(ev ProbeAnswered, now time.Time) {
@@ -95,23 +101,17 @@ func (c liveness) probeAnswered(ev ProbeAnswered, now time.Time) {
 	if o.seq != ev.Seq || o.at.IsZero() {
 		return // not ours, or answered already
 	}
-	sample := now.Sub(o.at)
-	o.at = time.Time{}
-	if l.up { // the first answer includes the handshake
-		if l.live.rtt == 0 {
-			l.live.rtt = sample
-		} else {
-			l.live.rtt += (sample - l.live.rtt) / 8
-		}
-		bucket := 0
-		for bucket < len(RTTBuckets) && sample > RTTBuckets[bucket] {
-			bucket++
-		}
-		l.live.rttCounts[bucket]++
-		l.live.rttSum += sample
+	at := ev.At
+	if at.IsZero() {
+		at = now
 	}
-	l.live.note(false)
-	l.live.lastRx, l.live.lastTx = now, now
+	if o.counts { // else the answer includes the handshake, or comes too late
+		l.live.figures.answered(at.Sub(o.at), now)
+		l.live.tally.own.Probed++
+		l.live.tally.own.RTT = at.Sub(o.at)
+	}
+	o.at, o.counts = time.Time{}, false
+	l.live.lastRx, l.live.lastTx, l.live.heardAt = now, now, now
 	l.live.unanswered = time.Time{}
 	l.live.probing, l.live.misses, l.live.reset = false, 0, false
 	l.live.nextProbe = time.Time{}
@@ -126,7 +126,19 @@ func (c liveness) probeAnswered(ev ProbeAnswered, now time.Time) {
 		c.settle(l)
 		c.probe(l, now) // for an RTT without the handshake in it
 	}
+	l.live.way.goes(l.path.Remote)
 	c.show(l, Connected, now)
+}
+
+// goes notes by which address the link works now; an invalid one says nothing.
+func (w *way) goes(addr netip.AddrPort) {
+	if !addr.IsValid() {
+		return
+	}
+	if w.addr.IsValid() && addr != w.addr {
+		w.changes++
+	}
+	w.addr = addr
 }
 
 // settle notes by which endpoint the link works.
@@ -163,6 +175,11 @@ func (c liveness) probeHeard(ev ProbeHeard, now time.Time) {
 	if !ok {
 		return
 	}
+	l.live.heardAt = now
+	l.live.sampled(now)
+	if ev.Tells {
+		l.live.tally.hear(ev.Told, &l.live.figures, now)
+	}
 	if l.up {
 		return
 	}
@@ -185,15 +202,14 @@ func (c liveness) counters(ev Counters, now time.Time) {
 
 func (c liveness) count(l *link, p PeerCounters, now time.Time) {
 	s := &l.live
-	if p.RxBytes < s.rx || p.TxBytes < s.tx { // the peer was removed and added
-		s.rxBase, s.txBase = s.rxBase+s.rx, s.txBase+s.tx
-		s.rx, s.tx = 0, 0
+	if p.RxBytes < s.now.RxBytes || p.TxBytes < s.now.TxBytes { // the peer was removed and added
+		s.base, s.now = s.base.plus(s.now), Volume{}
 	}
-	heard, sent := p.RxBytes > s.rx, p.TxBytes > s.tx && p.TxBytes-s.tx != keepaliveSize
-	s.rx, s.tx = p.RxBytes, p.TxBytes
+	heard, sent := p.RxBytes > s.now.RxBytes, p.TxBytes > s.now.TxBytes && p.TxBytes-s.now.TxBytes != keepaliveSize
+	s.now = p.Volume
 	s.handshake = p.LastHandshake
 	if heard {
-		s.lastRx = now
+		s.lastRx, s.heardAt = now, now
 		s.unanswered = time.Time{}
 		if l.shown == Idle {
 			c.doubt(l, now)
@@ -212,28 +228,12 @@ func (c liveness) count(l *link, p PeerCounters, now time.Time) {
 		l.endpoint = p.Endpoint
 		if l.up {
 			c.settle(l)
+			s.way.goes(l.path.Remote)
 		}
 	}
 	if l.up && !s.probing && !s.unanswered.IsZero() && now.Sub(s.unanswered) >= silence {
 		c.doubt(l, now)
 	}
-}
-
-// idleProbeAt returns when the link's next idle probe is due; zero: none. The controlling side sends it; the answer keeps the other
-// side's NAT mapping, and tells both that the link lives. Links without a NAT cost nothing.
-func (c liveness) idleProbeAt(l *link) time.Time {
-	if !l.up || l.live.probing || c.nat.Type == nat.Open && l.peerNAT == nat.Open {
-		return time.Time{}
-	}
-	interval := idleInterval
-	if !c.controls(l) {
-		interval = 2 * idleInterval // only where the other side's probe stays away
-	}
-	last := l.live.lastRx
-	if l.live.lastTx.Before(last) {
-		last = l.live.lastTx
-	}
-	return last.Add(interval)
 }
 
 // tick does what is due for one link.
@@ -249,8 +249,9 @@ func (c liveness) tick(l *link, now time.Time) {
 		s.nextProbe = time.Time{}
 		c.probeMissed(l, now)
 	}
-	if at := c.idleProbeAt(l); due(at, now) {
-		c.doubt(l, now)
+	c.judge(l, now)
+	if at := c.sampleAt(l); due(at, now) {
+		c.sample(l, now)
 	}
 	if l.up && now.Sub(s.lastRx) > staleAfter {
 		c.show(l, Idle, now)
@@ -271,10 +272,21 @@ func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
 func (c liveness) probeMissed(l *link, now time.Time) {
 	s := &l.live
-	s.note(true)
+	o := &s.sent[s.seq%uint32(len(s.sent))]
+	// Data that arrives shows half of what a link needs, and that a queue may hold the answer up or drop it. So it takes longer, but not
+	// for ever: the way there may be dead while the way back is not.
+	data, limit := l.up && s.volume().RxBytes-o.rx >= patienceBytes, probeMisses
+	if data {
+		limit *= 2
+		if patience := o.at.Add(busyPatience); now.Before(patience) {
+			s.nextProbe = patience
+			return
+		}
+	}
 	if !s.probing {
-		if l.up {
-			c.doubt(l, now)
+		if l.up && l.endpoint.IsValid() {
+			s.probing, s.misses = true, 1
+			c.probe(l, now)
 		}
 		return
 	}
@@ -282,7 +294,7 @@ func (c liveness) probeMissed(l *link, now time.Time) {
 	if l.up {
 		c.roam().locate(now)
 	}
-	if s.misses < probeMisses {
+	if s.misses < limit {
 		c.probe(l, now)
 		return
 	}

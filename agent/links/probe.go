@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,42 +18,79 @@ import (
 // ProbePort is the UDP port of the echo, on overlay addresses only.
 const ProbePort = 9584
 
-// An echo datagram, 8 bytes. Small, because an idle link's only packets are these.
+// An echo datagram. Small, because an idle link's only packets are these. A request tells how the sender's probes before went (Told); WireGuard
+// pads what it carries to 16 bytes, so that this costs nothing: both kinds take 96 bytes of it.
 //
 //	+------+------+---------+----------+------------------+
 //	| 'g'  | 'w'  | version | 1 or 2   | sequence, uint32 |
 //	+------+------+---------+----------+------------------+
 //	                          request, reply
+//	+------------------------------+----------+-----------+
+//	| RTT in microseconds, uint32  | judged,  | lost,     |  requests only
+//	| 0: nothing new               | uint16   | uint16    |
+//	+------------------------------+----------+-----------+
 const (
-	probeLen     = 8
+	replyLen     = 8
+	requestLen   = 16
 	probeVersion = 1
 	probeRequest = 1
 	probeReply   = 2
+	// probeWire is what either takes as a WireGuard message: IPv6 and UDP headers (48 bytes) before it, padded to 16; 32 around it.
+	probeWire = 96
 )
 
-func encodeProbe(kind byte, seq uint32) [probeLen]byte {
-	b := [probeLen]byte{'g', 'w', probeVersion, kind}
+func encodeRequest(seq uint32, t Told) [requestLen]byte {
+	b := [requestLen]byte{'g', 'w', probeVersion, probeRequest}
+	binary.BigEndian.PutUint32(b[4:], seq)
+	binary.BigEndian.PutUint32(b[8:], uint32(min(t.RTT.Microseconds(), 1<<32-1)))
+	binary.BigEndian.PutUint16(b[12:], t.Probed)
+	binary.BigEndian.PutUint16(b[14:], t.Lost)
+	return b
+}
+
+func encodeReply(seq uint32) [replyLen]byte {
+	b := [replyLen]byte{'g', 'w', probeVersion, probeReply}
 	binary.BigEndian.PutUint32(b[4:], seq)
 	return b
 }
 
-// decodeProbe accepts longer datagrams of the same version, so that fields can be added.
-func decodeProbe(b []byte) (kind byte, seq uint32, ok bool) {
-	if len(b) < probeLen || b[0] != 'g' || b[1] != 'w' || b[2] != probeVersion || b[3] != probeRequest && b[3] != probeReply {
-		return 0, 0, false
-	}
-	return b[3], binary.BigEndian.Uint32(b[4:]), true
+// echo is a datagram that was read.
+type echo struct {
+	reply bool
+	seq   uint32
+	tells bool
+	told  Told
 }
 
-// prober owns the echo's socket: it answers requests and reports both kinds. It keeps no state.
+// decodeProbe accepts longer datagrams of the same version, so that fields can be added, and requests that tell nothing.
+func decodeProbe(b []byte) (e echo, ok bool) {
+	if len(b) < replyLen || b[0] != 'g' || b[1] != 'w' || b[2] != probeVersion || b[3] != probeRequest && b[3] != probeReply {
+		return echo{}, false
+	}
+	e = echo{reply: b[3] == probeReply, seq: binary.BigEndian.Uint32(b[4:])}
+	if !e.reply && len(b) >= requestLen {
+		e.tells = true
+		e.told = Told{
+			RTT:    time.Duration(binary.BigEndian.Uint32(b[8:])) * time.Microsecond,
+			Probed: binary.BigEndian.Uint16(b[12:]), Lost: binary.BigEndian.Uint16(b[14:]),
+		}
+	}
+	return e, true
+}
+
+// prober owns the echo's socket: it answers requests and reports both kinds. It keeps no state but counts what it costs.
 type prober struct {
 	conn *net.UDPConn
 	log  *slog.Logger
+	cost *cost
 }
+
+// cost is what probing has sent.
+type cost struct{ requests, replies atomic.Uint64 }
 
 // listenProbe binds addr on the overlay interface alone, so that no neighbour on another network reaches the echo (Linux accepts packets
 // for any of its addresses on any interface).
-func listenProbe(ctx context.Context, iface string, addr netip.Addr, log *slog.Logger) (*prober, error) {
+func listenProbe(ctx context.Context, iface string, addr netip.Addr, cost *cost, log *slog.Logger) (*prober, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var serr error
 		err := c.Control(func(fd uintptr) { serr = unix.BindToDevice(int(fd), iface) })
@@ -65,11 +103,11 @@ func listenProbe(ctx context.Context, iface string, addr netip.Addr, log *slog.L
 	if err != nil {
 		return nil, fmt.Errorf("open the link probe's socket on %v (%s): %w", addr, iface, err)
 	}
-	return &prober{conn: conn.(*net.UDPConn), log: log}, nil
+	return &prober{conn: conn.(*net.UDPConn), log: log, cost: cost}, nil
 }
 
 // run reads until the socket is closed. heard is called with the overlay address of the sender.
-func (p *prober) run(heard func(from netip.Addr, kind byte, seq uint32)) {
+func (p *prober) run(heard func(from netip.Addr, e echo, at time.Time)) {
 	buf := make([]byte, 64)
 	for {
 		n, from, err := p.conn.ReadFromUDPAddrPort(buf)
@@ -82,22 +120,27 @@ func (p *prober) run(heard func(from netip.Addr, kind byte, seq uint32)) {
 			}
 			continue // an ICMP error of an earlier send
 		}
-		kind, seq, ok := decodeProbe(buf[:n])
+		at := time.Now()
+		e, ok := decodeProbe(buf[:n])
 		if !ok {
 			continue
 		}
-		if kind == probeRequest {
-			reply := encodeProbe(probeReply, seq)
-			_, _ = p.conn.WriteToUDPAddrPort(reply[:], from)
+		if !e.reply {
+			reply := encodeReply(e.seq)
+			if _, err := p.conn.WriteToUDPAddrPort(reply[:], from); err == nil {
+				p.cost.replies.Add(1)
+			}
 		}
-		heard(from.Addr().Unmap(), kind, seq)
+		heard(from.Addr().Unmap(), e, at)
 	}
 }
 
-func (p *prober) send(to netip.Addr, seq uint32) {
-	b := encodeProbe(probeRequest, seq)
+func (p *prober) send(to netip.Addr, seq uint32, told Told) {
+	b := encodeRequest(seq, told)
 	// An error (no route yet, buffer full) is a lost probe, and judged as one.
-	_, _ = p.conn.WriteToUDPAddrPort(b[:], netip.AddrPortFrom(to, ProbePort))
+	if _, err := p.conn.WriteToUDPAddrPort(b[:], netip.AddrPortFrom(to, ProbePort)); err == nil {
+		p.cost.requests.Add(1)
+	}
 }
 
 func (p *prober) close() { _ = p.conn.Close() }
@@ -118,7 +161,7 @@ func Ping(ctx context.Context, addr string, limit time.Duration) (time.Duration,
 		return 0, err
 	}
 	seq := rand.Uint32()
-	req := encodeProbe(probeRequest, seq)
+	req := encodeRequest(seq, Told{})
 	if _, err := conn.Write(req[:]); err != nil {
 		return 0, fmt.Errorf("send into the overlay: %w", err)
 	}
@@ -128,7 +171,7 @@ func Ping(ctx context.Context, addr string, limit time.Duration) (time.Duration,
 		if err != nil {
 			return 0, fmt.Errorf("no answer within %v", limit)
 		}
-		if kind, got, ok := decodeProbe(buf[:n]); ok && kind == probeReply && got == seq {
+		if e, ok := decodeProbe(buf[:n]); ok && e.reply && e.seq == seq {
 			return time.Since(start), nil
 		}
 	}

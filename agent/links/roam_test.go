@@ -87,7 +87,7 @@ func TestQuietLinkIsRepairedWithinOneKeepaliveInterval(t *testing.T) {
 		s.until(idleInterval, "a probe at rest", func() bool { return s.probes > before })
 		s.run(100 * time.Millisecond) // it was answered, so the next one is far away
 		s.renumber(moved)
-		s.until(25*time.Second, "reachable again", s.follows(moved, other))
+		s.until(idleInterval+2*time.Second, "reachable again", s.follows(moved, other))
 	})
 }
 

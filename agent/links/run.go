@@ -50,6 +50,7 @@ type Runner struct {
 	byAddr   map[netip.Addr]mesh.NodeID
 	unsaved  bool
 	prober   *prober
+	cost     cost
 	reading  reading
 	wg       sync.WaitGroup
 }
@@ -86,7 +87,7 @@ func (r *Runner) Snapshot(ctx context.Context) map[mesh.NodeID]Status {
 
 // Run returns when ctx has ended and everything it started has, too.
 func (r *Runner) Run(ctx context.Context) error {
-	p, err := listenProbe(ctx, r.cfg.Interface, r.cfg.Addr, r.cfg.Log)
+	p, err := listenProbe(ctx, r.cfg.Interface, r.cfg.Addr, &r.cost, r.cfg.Log)
 	if err != nil {
 		return err
 	}
@@ -165,21 +166,27 @@ func (r *Runner) count(ctx context.Context) {
 	}
 	ev := Counters{Peers: make(map[mesh.WGKey]PeerCounters, len(stats))}
 	for key, s := range stats {
-		ev.Peers[key] = PeerCounters{Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes}
+		ev.Peers[key] = PeerCounters{Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, Volume: Volume{RxBytes: s.RxBytes, TxBytes: s.TxBytes}}
 	}
 	r.reading.last = ev
 	r.step(ctx, ev)
 }
 
 // heard runs in the prober's goroutine.
-func (r *Runner) heard(from netip.Addr, kind byte, seq uint32) {
-	r.Post(heardFrom{from, kind, seq})
+func (r *Runner) heard(from netip.Addr, e echo, at time.Time) {
+	r.Post(heardFrom{from, e, at})
 }
 
 type heardFrom struct {
 	from netip.Addr
-	kind byte
-	seq  uint32
+	echo echo
+	at   time.Time
+}
+
+// Cost returns how many probes this node has sent, and how many bytes of WireGuard messages they and its answers to others took.
+func (r *Runner) Cost() (probes, bytes uint64) {
+	probes = r.cost.requests.Load()
+	return probes, (probes + r.cost.replies.Load()) * probeWire
 }
 
 func (heardFrom) event() {}
@@ -192,10 +199,10 @@ func (r *Runner) step(ctx context.Context, ev Event) {
 		if !ok {
 			return
 		}
-		if e.kind == probeReply {
-			ev = ProbeAnswered{Peer: id, Seq: e.seq}
+		if e.echo.reply {
+			ev = ProbeAnswered{Peer: id, Seq: e.echo.seq, At: e.at}
 		} else {
-			ev = ProbeHeard{Peer: id}
+			ev = ProbeHeard{Peer: id, Tells: e.echo.tells, Told: e.echo.told}
 		}
 	case ViewChanged:
 		clear(r.byAddr)
@@ -244,7 +251,7 @@ func (r *Runner) act(ctx context.Context, a Action) {
 	case Send:
 		r.send(ctx, a)
 	case Probe:
-		r.prober.send(a.Addr, a.Seq)
+		r.prober.send(a.Addr, a.Seq, a.Told)
 	case Locate:
 		r.cfg.Locate()
 	case Count:

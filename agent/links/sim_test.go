@@ -272,12 +272,12 @@ func (s *sim) probe(n *simNode, a Probe) {
 		if !s.carries(n, peer, p.endpoint) {
 			return
 		}
-		s.after(s.oneWay, func() { s.echo(peer, n, a.Seq) })
+		s.after(s.oneWay, func() { s.echo(peer, n, a) })
 	}
 	try(20)
 }
 
-func (s *sim) echo(peer, n *simNode, seq uint32) {
+func (s *sim) echo(peer, n *simNode, a Probe) {
 	back := peer.peers[n.m.WireGuard]
 	if back == nil || !back.session {
 		return
@@ -285,14 +285,14 @@ func (s *sim) echo(peer, n *simNode, seq uint32) {
 	back.c.RxBytes += 96
 	back.c.TxBytes += 96
 	back.c.Endpoint = n.addr
-	s.step(peer, ProbeHeard{n.id})
+	s.step(peer, ProbeHeard{Peer: n.id, Tells: true, Told: a.Told})
 	if !s.carries(peer, n, back.endpoint) {
 		return
 	}
 	s.after(s.oneWay, func() {
 		if p := n.peers[peer.m.WireGuard]; p != nil {
 			p.c.RxBytes += 96
-			s.step(n, ProbeAnswered{peer.id, seq})
+			s.step(n, ProbeAnswered{Peer: peer.id, Seq: a.Seq})
 		}
 	})
 }

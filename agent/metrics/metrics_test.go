@@ -17,7 +17,7 @@ import (
 
 func example(context.Context) Snapshot {
 	s := links.Status{
-		State: links.Connected, Loss: 0.25, LastHandshake: time.Unix(1_800_000_000, 0), TimeToConnect: 300 * time.Millisecond,
+		State: links.Connected, Figures: links.Figures{Loss: 0.25}, LastHandshake: time.Unix(1_800_000_000, 0), TimeToConnect: 300 * time.Millisecond,
 		Path: links.Path{Kind: "direct", Remote: netip.MustParseAddrPort("198.51.100.1:51820"), LocalType: nat.Host, RemoteType: nat.ServerReflexive},
 	}
 	s.RTTCounts[0], s.RTTCounts[2], s.RTTSum = 1, 2, 30*time.Millisecond
