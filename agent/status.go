@@ -38,7 +38,7 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 		Self: api.Self{
 			Name: string(leaf.Name), ID: m.ID().String(), WireGuardPublicKey: m.Public().String(), Addresses: prefixes(n.addrs(leaf.Addrs)),
 			Interface: n.cfg.Interface, ListenPort: n.base.tun.Port(), Backend: "userspace", NAT: string(n.reach.prober.Report().Type),
-			Issuer: n.issuer.current() != nil, CertificateExpires: &leaf.NotAfter, Version: Version,
+			Issuer: n.issuer.current() != nil, CertificateExpires: &leaf.NotAfter, CertificateIssued: &leaf.Issued, Version: Version,
 		},
 		Peers: []api.Peer{},
 	}

@@ -137,7 +137,7 @@ func TestServiceDoctorAndGroup(t *testing.T) {
 	if err != nil {
 		t.Errorf("doctor: %v", err)
 	}
-	for _, want := range []string{"ok      rights:", "ok      /dev/net/tun:", "ok      state folder:", "ok      IPv6:"} {
+	for _, want := range []string{"ok    rights:", "ok    /dev/net/tun:", "ok    state folder:", "ok    IPv6:", "ok    disk:"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("doctor does not say %q:\n%s", want, out)
 		}

@@ -40,6 +40,7 @@ type Self struct {
 	NAT                string     `json:"nat"`
 	Issuer             bool       `json:"issuer"`
 	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
+	CertificateIssued  *time.Time `json:"certificate_issued,omitempty"` // when it was made or renewed last
 	Version            string     `json:"version"`
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -9,37 +11,65 @@ import (
 )
 
 func doctorCommand(g *globals) *cobra.Command {
-	var fix bool
+	var fix, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check this machine: rights, /dev/net/tun, clock, firewall, address clashes, IPv6",
-		Args:  exactArgs(),
+		Short: "Check this machine: rights, /dev/net/tun, kernel, clock, firewall, addresses, other VPNs, disk, certificate",
+		Long: `Check whether this machine lets the agent do its work. Each line begins with ok, warn or fail; what is to be done stands below it.
+It works with and without an agent, as root and not; as root it sees more. Exit status 1 if a check failed.`,
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			st, _ := getStatus(cmd.Context(), g) // without an agent the machine itself can still be checked
+			s := doctor.Subject{State: g.state}
+			s.Status, s.Asked = getStatus(cmd.Context(), g) // without an agent the machine itself can still be checked
+			results := doctor.Check(cmd.Context(), doctor.System(), s)
+			if fix {
+				mend(cmd.Context(), results)
+			}
 			bad := 0
-			for _, c := range doctor.Check(cmd.Context(), doctor.System(), g.state, st) {
-				fmt.Fprintf(cmd.OutOrStdout(), "%-7s %s: %s\n", c.Grade, c.Topic, c.Finding)
-				if c.Remedy != "" {
-					fmt.Fprintf(cmd.OutOrStdout(), "        -> %s\n", c.Remedy)
-				}
-				if fix && c.Fix != nil {
-					if err := c.Fix(cmd.Context()); err != nil {
-						fmt.Fprintf(cmd.OutOrStdout(), "        could not be mended: %v\n", err)
-					} else {
-						fmt.Fprintln(cmd.OutOrStdout(), "        mended")
-						continue
-					}
-				}
-				if c.Grade == doctor.Bad {
+			for _, r := range results {
+				if r.Grade == doctor.Bad {
 					bad++
 				}
 			}
+			if asJSON {
+				err := printJSON(cmd.OutOrStdout(), map[string]any{"ok": bad == 0, "checks": results})
+				if err != nil {
+					return err
+				}
+			} else {
+				printDoctor(cmd.OutOrStdout(), results)
+			}
 			if bad > 0 {
-				return fmt.Errorf("%d problem(s)", bad)
+				return fmt.Errorf("%d of %d checks failed", bad, len(results))
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&fix, "fix", false, "mend what can be mended without a decision of yours")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// mend does what each result offers, and says in the result how that went.
+func mend(ctx context.Context, results []doctor.Result) {
+	for i := range results {
+		r := &results[i]
+		if r.Fix == nil {
+			continue
+		}
+		if err := r.Fix(ctx); err != nil {
+			r.Finding += fmt.Sprintf("; it could not be mended: %v", err)
+			continue
+		}
+		r.Grade, r.Finding, r.Remedy = doctor.OK, r.Finding+"; mended", ""
+	}
+}
+
+func printDoctor(w io.Writer, results []doctor.Result) {
+	for _, r := range results {
+		printHanging(w, fmt.Sprintf("%-5s ", r.Grade), r.Topic+": "+r.Finding)
+		if r.Remedy != "" {
+			fmt.Fprintf(w, "      -> %s\n", r.Remedy) // not wrapped: it is to be copied
+		}
+	}
 }

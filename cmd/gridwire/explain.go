@@ -166,9 +166,7 @@ func pairText(p api.Pair) string {
 }
 
 // printItem is printWrapped for an entry of a list.
-func printItem(w io.Writer, text string) {
-	printWrapped(w, "- "+text)
-}
+func printItem(w io.Writer, text string) { printHanging(w, "- ", text) }
 
 // spanText writes a duration in one or two units.
 func spanText(d time.Duration) string {

@@ -118,19 +118,24 @@ func addressText(prefixes []string) string {
 }
 
 // printWrapped breaks a sentence where a terminal of 100 columns would break it in the middle of a word.
-func printWrapped(w io.Writer, text string) {
+func printWrapped(w io.Writer, text string) { printHanging(w, "", text) }
+
+// printHanging is printWrapped after a lead; further lines stand below the text.
+func printHanging(w io.Writer, lead, text string) {
 	const width = 94 // leaves room for an indent
-	line := ""
+	indent := strings.Repeat(" ", max(len(lead), 2))
+	line, empty := lead, true
 	for _, word := range strings.Fields(text) {
 		switch {
-		case line == "":
-			line = word
+		case empty:
+			line += word
 		case len(line)+1+len(word) > width:
 			fmt.Fprintln(w, line)
-			line = "  " + word
+			line = indent + word
 		default:
 			line += " " + word
 		}
+		empty = false
 	}
 	fmt.Fprintln(w, line)
 }
