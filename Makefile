@@ -25,7 +25,7 @@ UNPACKED := systemd-resolved prometheus
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
-.PHONY: help build test tools check unit e2e demo bench vuln install uninstall clean
+.PHONY: help build test tools check unit e2e demo screenshots bench vuln install uninstall clean
 
 help: ## this list
 	@echo 'gridwire: an encrypted WireGuard mesh that belongs to its members.'
@@ -54,6 +54,10 @@ unit: ## unit and in-process tests, with the race detector
 e2e: build ## the real binary in network namespaces
 	$(TEST) -p 1 -count 1 -timeout 12m ./e2e/...
 
+screenshots: tools ## the pictures of the health page in docs/pictures
+	@mkdir -p docs/pictures
+	$(GO) test -count 1 ./e2e/page -run TestThePageAtEverySize -args -screenshots $(CURDIR)/docs/pictures
+
 bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." for flags)
 	@$(GO) build -buildvcs=false -o bin/bench ./e2e/bench
 	@$(AS) bin/bench -binary $(BIN) $(BENCH)
@@ -69,6 +73,7 @@ tools: ## Debian packages that tests and demo need, if one is missing
 	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
 	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
 	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need gcc 'gcc libc6-dev'; \
+	need chromium 'chromium fonts-dejavu-core'; \
 	if ! command -v apt-get >/dev/null; then \
 		[ -z "$$missing" ] || { echo "no apt-get here: install these with the tools of your system:$$missing" >&2; exit 1; }; \
 		exit 0; \

@@ -46,13 +46,20 @@ type joinAnswer struct {
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	log, logs := keepLines(log)
 	a := &Agent{cfg: cfg, log: log, join: make(chan joinAsk), logs: logs}
-	srv := api.New(cfg.Socket, a.handlers(), log)
+	h := a.handlers()
+	page, err := newPage(h, cfg.Page, log)
+	if err != nil {
+		return err
+	}
+	h.Page = page.handlers()
+	srv := api.New(cfg.Socket, h, log)
 	l, err := srv.Listen()
 	if err != nil {
 		return err
 	}
 	err = runParts(ctx, log, []part{
 		{"control socket", func(ctx context.Context) error { return srv.Serve(ctx, l) }},
+		{"health page", page.run},
 		{"", a.nodes},
 	})
 	_ = sdnotify.Send("STOPPING=1")

@@ -30,6 +30,7 @@ type Handlers struct {
 	Want         func(context.Context, NameRequest) error
 	Diagnosis    Diagnosis
 	Workloads    WorkloadHandlers
+	Page         PageHandlers
 }
 
 // Server serves Handlers on a unix socket.
@@ -103,6 +104,7 @@ func (s *Server) mux() http.Handler {
 		return struct{}{}, s.h.Leave(ctx)
 	}))
 	s.h.Workloads.register(m)
+	s.h.Page.routes(m)
 	return m
 }
 

@@ -30,6 +30,7 @@ const (
 	DefaultPort      = 51820
 	DefaultInterface = "gw0"
 	DefaultMetrics   = "127.0.0.1:9586"
+	DefaultPage      = "127.0.0.1:9587"
 )
 
 // What an issuer may be told about its certificates' life. Below the minimum, members would do little else than renew.
@@ -50,6 +51,7 @@ type Config struct {
 	Interface string
 	Advertise []string // HOST:PORT under which strangers reach this node
 	Metrics   []string // addresses and "overlay"; none: off
+	Page      string   // address, or "off"
 	MTU       int      // of the overlay interface
 	LogLevel  slog.Level
 	Lifetime  time.Duration // of the certificates that this node gives, where it is an issuer
@@ -82,7 +84,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.String("interface", DefaultInterface, "name of the overlay `INTERFACE`")
 	fs.StringSlice("advertise", nil, "`HOST:PORT` under which this node can be reached from anywhere (a forwarded port); repeatable")
 	fs.String("metrics", DefaultMetrics, "Prometheus metrics: an `ADDR`:PORT, 'overlay', both with a comma between, or 'off'")
-	fs.String("page", "off", "the health page (not in this version): 'off'")
+	fs.String("page", DefaultPage, "the health page: an `ADDR`:PORT, or 'off'. Whoever reaches it can read it")
 	fs.Int("mtu", 1420, "MTU of the overlay interface in bytes, 1280 to 65535")
 	fs.String("log-level", "info", "debug, info, warn or error")
 	fs.String("certificate-lifetime", defaultLifetime, "on an issuer: how long the certificates that it gives are valid, a `TIME` like 168h. A "+
@@ -94,7 +96,7 @@ func Flags(fs *pflag.FlagSet) {
 func Load(flags *pflag.FlagSet, getenv func(string) string) (*Config, error) {
 	r := raw{
 		State: DefaultState, Socket: DefaultSocket, Interface: DefaultInterface, Metrics: DefaultMetrics,
-		Page: "off", MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime, DNS: rawDNS{Serve: true},
+		Page: DefaultPage, MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime, DNS: rawDNS{Serve: true},
 	}
 	if err := r.file(flags, getenv); err != nil {
 		return nil, err
@@ -197,7 +199,7 @@ var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 func (r *raw) check() (*Config, error) {
 	c := &Config{
 		State: r.State, Socket: r.Socket, Token: strings.TrimSpace(r.Join), Port: r.Listen, Interface: r.Interface,
-		Advertise: r.Advertise, MTU: r.MTU,
+		Advertise: r.Advertise, MTU: r.MTU, Page: r.Page,
 	}
 	if r.Name != "" {
 		n, err := mesh.ParseName(r.Name)
@@ -219,7 +221,9 @@ func (r *raw) check() (*Config, error) {
 		return nil, err
 	}
 	if r.Page != "off" {
-		return nil, fmt.Errorf("--page %q: this version has no health page; leave it out or say 'off'", r.Page)
+		if err := listenAddr(r.Page); err != nil {
+			return nil, fmt.Errorf("--page %q: %w; or say 'off'", r.Page, err)
+		}
 	}
 	if r.MTU < 1280 || r.MTU > 65535 {
 		return nil, fmt.Errorf("--mtu %d: want 1280 (below it IPv6 loses its addresses) to 65535", r.MTU)

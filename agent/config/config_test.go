@@ -77,7 +77,7 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 		"metrics list":   {args: []string{"--metrics", "127.0.0.1:9586,off"}, want: "'overlay' or 'off'"},
 		"metrics empty":  {args: []string{"--metrics", ""}, want: "'overlay' or 'off'"},
 		"metrics twice":  {args: []string{"--metrics", "overlay,overlay"}, want: "there twice"},
-		"page":           {args: []string{"--page", "127.0.0.1:1"}, want: "no health page"},
+		"page":           {args: []string{"--page", "localhost"}, want: "want ADDRESS:PORT"},
 		"mtu":            {args: []string{"--mtu", "1200"}, want: "1280"},
 		"lifetime":       {args: []string{"--certificate-lifetime", "29s"}, want: "like 168h"},
 		"lifetime unit":  {env: map[string]string{"GRIDWIRE_CERTIFICATE_LIFETIME": "30"}, want: "like 168h"},

@@ -40,7 +40,7 @@ find each other, through home routers and carriers' NATs.
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g),
-		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g),
+		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g), pageCommand(g),
 		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g), workloadCommand(g),
 		doctorCommand(g), versionCommand(),
 	)
