@@ -111,14 +111,14 @@ func (b *browser) text(expression string) (s string) {
 	return s
 }
 
-func (b *browser) picture(name string) {
+func (b *browser) picture(name string, publish bool) {
 	b.Helper()
 	var png []byte
 	b.do(chromedp.FullScreenshot(&png, 100))
 	if len(png) < 10_000 {
 		b.Errorf("picture %s of %d bytes: is the page empty?", name, len(png))
 	}
-	if *shots == "" {
+	if *shots == "" || !publish {
 		return
 	}
 	if err := os.WriteFile(filepath.Join(*shots, name+".png"), png, 0o644); err != nil {
@@ -144,13 +144,14 @@ func TestThePageAtEverySize(t *testing.T) {
 	for name, c := range map[string]struct {
 		members, width, height int
 		dark                   bool
+		published              bool
 	}{
-		"alone":       {0, 1200, 900, false},
-		"three":       {2, 1200, 900, false},
-		"ten":         {10, 1280, 1000, false},
-		"ten-dark":    {10, 1280, 1000, true},
-		"three-100":   {299, 1280, 1000, false},
-		"phone-width": {10, 400, 900, true},
+		"page-alone":     {0, 1200, 900, false, false},
+		"page-3":         {2, 1200, 900, false, false},
+		"page-11":        {10, 1280, 1000, false, true},
+		"page-11-dark":   {10, 1280, 1000, true, true},
+		"page-300":       {299, 1280, 1000, false, true},
+		"page-on-phones": {10, 400, 900, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			url, _ := serve(t, newMesh(c.members))
@@ -162,7 +163,7 @@ func TestThePageAtEverySize(t *testing.T) {
 			if got := b.text(`document.getElementById("findings").innerText`); !strings.Contains(got, ".") {
 				t.Errorf("health says %q", got)
 			}
-			b.picture(name)
+			b.picture(name, c.published)
 		})
 	}
 }
