@@ -46,11 +46,13 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 		st.Network.IPv4Prefix = n.root.Network.IPv4.String()
 	}
 	if me, ok := view.Me(); ok {
-		st.Self.Name = string(me.Name)
+		st.Self.Name, st.Self.Workloads = string(me.Name), offers(me, view.Network.Domain)
 	}
 	table := n.links.Snapshot(ctx)
 	for p := range view.Peers() {
-		st.Peers = append(st.Peers, peerStatus(p, table[p.ID]))
+		row := peerStatus(p, table[p.ID])
+		row.Workloads = offers(p, view.Network.Domain)
+		st.Peers = append(st.Peers, row)
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })
 	st.Warnings = n.warnings(view)
@@ -83,6 +85,18 @@ func peerStatus(p *mesh.Member, l links.Status) api.Peer {
 			Kind: "direct", Local: addrText(l.Path.Local), Remote: addrText(l.Path.Remote),
 			LocalType: string(l.Path.LocalType), RemoteType: string(l.Path.RemoteType),
 		}
+	}
+	return out
+}
+
+func offers(m *mesh.Member, domain string) []api.Offer {
+	var out []api.Offer
+	for _, w := range m.Workloads {
+		o := api.Offer{Name: string(w.Name), DNSName: fmt.Sprintf("%s.%s.%s", w.Name, m.Name, domain), Addresses: prefixes(w.Addrs), Ports: []string{}}
+		for _, p := range w.Ports {
+			o.Ports = append(o.Ports, p.String())
+		}
+		out = append(out, o)
 	}
 	return out
 }

@@ -42,6 +42,7 @@ type Self struct {
 	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
 	CertificateIssued  *time.Time `json:"certificate_issued,omitempty"` // when it was made or renewed last
 	Version            string     `json:"version"`
+	Workloads          []Offer    `json:"workloads,omitempty"`
 }
 
 // Peer is another member and the link to it.
@@ -63,6 +64,15 @@ type Peer struct {
 	NAT                string    `json:"nat"`
 	Issuer             bool      `json:"issuer"`
 	Version            string    `json:"version,omitempty"`
+	Workloads          []Offer   `json:"workloads,omitempty"`
+}
+
+// Offer is a workload as its member tells the whole network of it.
+type Offer struct {
+	Name      string   `json:"name"`
+	DNSName   string   `json:"dns_name"`
+	Addresses []string `json:"addresses"`
+	Ports     []string `json:"ports"` // [NAME=]NUMBER/PROTOCOL
 }
 
 // Path is how packets to a peer travel.

@@ -62,6 +62,8 @@ func peer(r *rand.Rand, i int) api.Peer {
 		p.Loss = 0.08
 	case i%13 == 7:
 		p.State = "idle"
+	case i%5 == 2:
+		p.Workloads = []api.Offer{{Name: "web", DNSName: "web." + name + ".farm.internal", Addresses: []string{fmt.Sprintf("fd5b:3c1d:9e42:9:8:7:%x:2/128", i+1)}, Ports: []string{"http=8080/tcp", "9000/udp"}}}
 	case i%5 == 1:
 		p.Path.Remote, p.Path.LocalType, p.Path.RemoteType = fmt.Sprintf("[2001:db8::%x]:51820", i), "host", "host"
 		p.Tags = []string{"site:" + places[i%len(places)]}

@@ -182,6 +182,7 @@ func TestItIsLive(t *testing.T) {
 	b.until("one is without a link", `document.querySelectorAll("#map .cross").length >= 1 && document.getElementById("findings").innerText.includes("No link to lagos")`)
 	b.do(chromedp.Click(`//button[text()="lagos"]`, chromedp.BySearch))
 	b.until("its reason is text, not HTML", `document.getElementById("detail").innerText.includes("<b>it</b> does not answer")`)
+	b.until("quito's workload has a link", `document.querySelector('#workload-rows a')?.getAttribute("href") === "http://[fd5b:3c1d:9e42:9:8:7:3:2]:8080/"`)
 	b.until("what would help", `document.getElementById("detail").innerText.includes("Forward UDP 51820")`)
 }
 

@@ -101,13 +101,15 @@ const workloads = () => {
   $("workload-rows").replaceChildren(...rows.map(({ m, w }) => {
     const host = (w.addresses[0] || "").split("/")[0];
     const address = host.includes(":") ? `[${host}]` : host;
-    const ports = (w.ports || []).flatMap((p, i) => {
-      const label = p.name ? `${p.name} (${p.port}/${p.protocol})` : `${p.port}/${p.protocol}`;
-      const scheme = { http: "http", https: "https" }[p.name];
-      const shown = scheme && p.protocol === "tcp" ? el("a", { href: `${scheme}://${w.dns_name || address}:${p.port}/`, target: "_blank", rel: "noreferrer" }, label) : label;
+    const ports = w.ports.flatMap((text, i) => { // like http=8080/tcp
+      const [, name, port, protocol] = /^(?:(.*)=)?(\d+)\/(tcp|udp)$/.exec(text) || [];
+      const label = name ? `${name} (${port}/${protocol})` : text;
+      const web = (name === "http" || name === "https") && protocol === "tcp";
+      // By address: it works whether or not this machine's resolver knows the network's names.
+      const shown = web ? el("a", { href: `${name}://${address}:${port}/`, target: "_blank", rel: "noreferrer" }, label) : label;
       return i ? [", ", shown] : [shown];
     });
-    return el("tr", {}, el("td", {}, w.dns_name || w.name), el("td", {}, m.name), el("td", { class: "mono" }, host), el("td", {}, ...(ports.length ? ports : ["–"])));
+    return el("tr", {}, el("td", {}, w.dns_name), el("td", {}, m.name), el("td", { class: "mono" }, host), el("td", {}, ...(ports.length ? ports : ["–"])));
   }));
 };
 
