@@ -136,6 +136,15 @@ func (s *state) holder(id mesh.NodeID, name mesh.Name, f facts, now time.Time) (
 		}
 		own = true
 	}
+	for d := range f.view.Devices() {
+		if d.CertName != name && d.Name != name {
+			continue
+		}
+		if d.ID != id {
+			return d.ID.Short() + " (a device)", true
+		}
+		own = true
+	}
 	for _, e := range s.issued {
 		if e.Name != name || f.gone[e.ID] || now.After(e.NotAfter.Add(keepExpired)) {
 			continue
@@ -157,6 +166,9 @@ func (s *state) wireGuardFree(id mesh.NodeID, wg mesh.WGKey, replaces mesh.NodeI
 	other, found := mesh.Name(""), false
 	if m, ok := f.view.ByWireGuard(wg); ok && m.ID != id && m.ID != replaces {
 		other, found = m.Name, true
+	}
+	if d, ok := f.view.Device(mesh.DeviceID(wg)); ok && d.ID != id {
+		other, found = d.Name, true
 	}
 	for _, e := range s.issued {
 		live := !f.gone[e.ID] && now.Before(e.NotAfter)
@@ -187,19 +199,7 @@ func (s *state) ipv4For(id mesh.NodeID, had netip.Addr, f facts, now time.Time) 
 	if !f.prefix.IsValid() {
 		return netip.Addr{}, s.cursor
 	}
-	used := map[netip.Addr]bool{}
-	for m := range f.view.All() {
-		for _, a := range m.Addrs {
-			if m.ID != id && a.Is4() {
-				used[a] = true
-			}
-		}
-	}
-	for _, e := range s.issued {
-		if e.ID != id && !f.gone[e.ID] && now.Before(e.NotAfter.Add(keepExpired)) {
-			used[e.IPv4] = true
-		}
-	}
+	used := s.usedIPv4(id, f, now)
 	keep := []netip.Addr{had}
 	if e := s.issued[id]; e != nil {
 		keep = append(keep, e.IPv4)
@@ -209,10 +209,39 @@ func (s *state) ipv4For(id mesh.NodeID, had netip.Addr, f facts, now time.Time) 
 			return a, s.cursor
 		}
 	}
-	base := f.prefix.Masked().Addr().As4()
-	size := uint32(1) << (32 - f.prefix.Bits())
+	return nextIPv4(f.prefix, used, s.cursor)
+}
+
+// usedIPv4 returns the addresses that somebody else than id has, or may have again.
+func (s *state) usedIPv4(id mesh.NodeID, f facts, now time.Time) map[netip.Addr]bool {
+	used := map[netip.Addr]bool{}
+	add := func(owner mesh.NodeID, addrs []netip.Addr) {
+		for _, a := range addrs {
+			if owner != id && a.Is4() {
+				used[a] = true
+			}
+		}
+	}
+	for m := range f.view.All() {
+		add(m.ID, m.Addrs)
+	}
+	for d := range f.view.Devices() {
+		add(d.ID, d.Addrs())
+	}
+	for _, e := range s.issued {
+		if !f.gone[e.ID] && now.Before(e.NotAfter.Add(keepExpired)) {
+			add(e.ID, e.addrs())
+		}
+	}
+	return used
+}
+
+// nextIPv4 returns the first free address of prefix from cursor on, and where the next search begins.
+func nextIPv4(prefix netip.Prefix, used map[netip.Addr]bool, cursor uint32) (netip.Addr, uint32) {
+	base := prefix.Masked().Addr().As4()
+	size := uint32(1) << (32 - prefix.Bits())
 	for k := range size {
-		offset := (s.cursor%size + k) % size
+		offset := (cursor%size + k) % size
 		var b [4]byte
 		binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(base[:])+offset)
 		a := netip.AddrFrom4(b)
@@ -220,7 +249,7 @@ func (s *state) ipv4For(id mesh.NodeID, had netip.Addr, f facts, now time.Time) 
 			return a, offset + 1
 		}
 	}
-	return netip.Addr{}, s.cursor
+	return netip.Addr{}, cursor
 }
 
 // commit returns the state after g was carried out for a: leaf, with these bytes, is the new certificate.

@@ -80,6 +80,9 @@ type issued struct {
 	CSR        []byte      `json:"csr,omitempty"` // SHA-256 of the CSR
 	Invitation invID       `json:"invitation,omitzero"`
 	DER        []byte      `json:"certificate,omitempty"`
+
+	Device   bool         `json:"device,omitempty"`    // ID is mesh.DeviceID
+	MoreIPv4 []netip.Addr `json:"more_ipv4,omitempty"` // of a device with several gateways
 }
 
 // rekeyed is an identity that was replaced by another one under the same name; its certificate is to be revoked, once.
@@ -266,6 +269,9 @@ func (v *issued) check() error {
 		return fmt.Errorf("%v is not an IPv4 address", v.IPv4)
 	case v.NotAfter.IsZero():
 		return fmt.Errorf("no time of expiry")
+	}
+	if err := v.checkDevice(); err != nil {
+		return err
 	}
 	return checkName(v.Name)
 }
