@@ -54,6 +54,9 @@ func (n admin) invite(ctx context.Context, r api.InviteRequest) (*api.InviteResp
 			return nil, refusef("the name %s is taken by a member (%s); choose another, or, if that machine is gone, put it out first: gridwire revoke %[1]s",
 				r.Name, m.ID.Short())
 		}
+		if _, ok := n.dir.View().DeviceByName(r.Name); ok {
+			return nil, refusef("the name %s is taken by a device; choose another, or put it out first: gridwire revoke %[1]s", r.Name)
+		}
 	}
 	token, expires, err := iss.Invite(req)
 	if err != nil {

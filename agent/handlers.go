@@ -36,6 +36,7 @@ func (a *Agent) handlers() api.Handlers {
 		Want:         named(a, admin.want),
 		Diagnosis:    a.diagnosis(),
 		Workloads:    a.workloadHandlers(),
+		Devices:      api.Devices{Export: member1(a, exporter.export), Gateway: member1(a, exporter.turnGateway)},
 	}
 }
 

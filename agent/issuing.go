@@ -140,6 +140,9 @@ func (n *node) nameTaken(name mesh.Name) bool {
 	if _, ok := n.dir.View().ByName(name); ok {
 		return true
 	}
+	if _, ok := n.dir.View().DeviceByName(name); ok {
+		return true
+	}
 	for _, g := range n.dir.Gone() {
 		if g.Name == name && g.Why == directory.WhyExpired {
 			return true

@@ -77,6 +77,7 @@ func (x *names) listen() (*dns.Server, error) {
 	}
 	return dns.New(dns.Config{
 		Listen: on, Interface: x.n.cfg.Interface, Zone: x.zone.Load, Upstream: x.n.cfg.DNS.Upstream, Log: x.n.log.With("part", "dns"), OnQuery: x.count,
+		ForwardFor: x.n.gateway.Serves, // a telephone has one name server at a time
 	})
 }
 
@@ -109,6 +110,9 @@ func zoneData(v *mesh.View, serial uint32) dns.Data {
 		if m.ID == v.Self {
 			d.Self = string(m.Name)
 		}
+	}
+	for dev := range v.Devices() {
+		d.Members = append(d.Members, dns.Member{Name: string(dev.Name), Addrs: dev.Addrs()})
 	}
 	return d
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/config"
+	"github.com/gridwire/gridwire/agent/gateway"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/agent/route"
 	"github.com/gridwire/gridwire/agent/story"
@@ -50,6 +51,7 @@ type node struct {
 	meters *meters
 
 	workloads *workloads
+	gateway   *gateway.Gateway
 
 	left *farewell
 }
@@ -125,6 +127,9 @@ func (n *node) buildMesh(m *enrol.Membership) (err error) {
 	}
 	n.netmon, err = netmon.New(netmon.Config{Ignore: n.ignoredInterface, Log: n.log.With("part", "netmon")})
 	if err != nil {
+		return err
+	}
+	if err := n.buildGateway(m); err != nil {
 		return err
 	}
 	n.self = newSelf(n)
@@ -207,6 +212,7 @@ func (n *node) run(ctx context.Context) error {
 		{"own record", n.self.run},
 		{"links", n.runLinks},
 		{"counters", counting{n}.run},
+		{"gateway", n.gateway.Run},
 		{"wiring", n.wire},
 		{"issuer", n.issuer.run},
 		{"renewal", renewer{n}.renewal},

@@ -48,9 +48,18 @@ func (n admin) revocable(name string) (*mesh.Member, error) {
 	if missing == nil {
 		return m, nil
 	}
+	if d, ok := n.findDevice(name); ok {
+		return certificateOf(d), nil
+	}
 	var out error
+	if d, why, ok := n.dir.GoneDevice(mesh.Name(strings.ToLower(name))); ok {
+		if why == directory.WhyExpired {
+			return certificateOf(d), nil
+		}
+		out = refusef("%s is no device any more: it is %s", name, why)
+	}
 	for _, g := range n.dir.Gone() {
-		if string(g.Name) != strings.ToLower(name) {
+		if string(g.Name) != strings.ToLower(name) || g.Device {
 			continue
 		}
 		if g.Why != directory.WhyExpired {
@@ -122,6 +131,11 @@ func (n admin) kept(id mesh.NodeID) []pki.Revoked {
 			out = append(out, pki.Revoked{Issuer: key, Serial: m.Serial, ID: m.ID, Kind: pki.Kept, At: n.dir.Now().Truncate(time.Second)})
 		}
 	}
+	for d := range n.dir.View().Devices() {
+		if d.IssuerID == key {
+			out = append(out, pki.Revoked{Issuer: key, Serial: d.Serial, ID: d.ID, Kind: pki.Kept, At: n.dir.Now().Truncate(time.Second)})
+		}
+	}
 	return out
 }
 
@@ -129,6 +143,9 @@ func (n admin) kept(id mesh.NodeID) []pki.Revoked {
 func (n admin) renewedElsewhere(e pki.Revoked) bool {
 	if e.Kind != pki.Kept {
 		return false
+	}
+	if d, ok := n.dir.View().Device(e.ID); ok {
+		return d.IssuerID != e.Issuer || d.Serial != e.Serial
 	}
 	m, ok := n.dir.View().Member(e.ID)
 	return !ok || m.IssuerID != e.Issuer || m.Serial != e.Serial

@@ -70,6 +70,7 @@ func (s *self) compose() *wire.Record {
 		Version: 1, Chain: m.Chain, Boot: n.boot, SealKey: seal[:], Software: Version,
 		Lan: wire.AddrPortsBytes(clip(n.localAddrPorts(), 16)), Nat: string(nat.Unknown),
 	}
+	r.Gateway = n.gateway.On()
 	advertised := s.advertised()
 	endpoints := advertised
 	if n.reach != nil && n.reach.prober != nil {
@@ -189,7 +190,8 @@ func (s *self) publish(ctx context.Context) {
 // sameRecord compares what others act on.
 func sameRecord(a, b *wire.Record) bool {
 	return sameAddrs(a.Endpoints, b.Endpoints) && sameAddrs(a.Lan, b.Lan) && sameAddrs(a.Via, b.Via) && sameAddrs(a.Chain, b.Chain) &&
-		a.Reachable == b.Reachable && a.Nat == b.Nat && a.Software == b.Software && a.Boot == b.Boot && slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
+		a.Reachable == b.Reachable && a.Nat == b.Nat && a.Software == b.Software && a.Boot == b.Boot && a.Gateway == b.Gateway &&
+		slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
 }
 
 func sameWorkload(a, b *wire.Workload) bool { return proto.Equal(a, b) }

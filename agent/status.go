@@ -56,6 +56,7 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })
 	st.Warnings = n.warnings(view)
+	st.Self.Gateway, st.Devices = n.gateway.On(), n.devices(ctx)
 	return st, nil
 }
 
@@ -131,6 +132,7 @@ func (n report) warnings(view *mesh.View) []string {
 		out = append(out, "this node has been put out of the network: "+err.Error()+toReturn)
 	}
 	out = append(out, n.refusals(view)...)
+	out = append(out, n.deviceWarnings(view)...)
 	if _, leaf, _, err := n.membership.Load().Leaf(); err == nil && now.After(leaf.NotAfter) {
 		out = append(out, fmt.Sprintf("this node's certificate expired on %s and no issuer could be reached to renew it", leaf.NotAfter.Format(time.RFC3339)))
 	}
@@ -188,6 +190,7 @@ func (n report) members(ctx context.Context) ([]api.Member, error) {
 			Expires: &m.NotAfter, Tags: orEmpty(m.Tags), Software: m.Software, Updated: &m.Updated,
 		})
 	}
+	out = append(out, n.deviceMembers(ctx)...)
 	for _, g := range n.dir.Gone() {
 		out = append(out, api.Member{Name: string(g.Name), ID: g.ID.String(), Address: []string{}, Standing: string(g.Why), Tags: []string{}, Updated: &g.When})
 	}

@@ -97,6 +97,16 @@ func (k WGKey) IsZero() bool { return k == WGKey{} }
 // MarshalText implements encoding.TextMarshaler.
 func (k WGKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (k *WGKey) UnmarshalText(b []byte) error {
+	d, err := base64.StdEncoding.Strict().DecodeString(string(b))
+	if err != nil || len(d) != len(k) {
+		return fmt.Errorf("WireGuard key %.60q is not %d bytes in base64", b, len(k))
+	}
+	*k = WGKey(d)
+	return nil
+}
+
 // KeyID is the subject key identifier of an issuer or a root: SHA-256 of the public key, truncated to 160 bits (RFC 7093, 2 (1)).
 type KeyID [20]byte
 

@@ -31,6 +31,7 @@ type Handlers struct {
 	Diagnosis    Diagnosis
 	Workloads    WorkloadHandlers
 	Page         PageHandlers
+	Devices      Devices
 }
 
 // Server serves Handlers on a unix socket.
@@ -94,6 +95,7 @@ func (s *Server) mux() http.Handler {
 	m.HandleFunc("GET /v1/members", get(s.h.Members))
 	m.HandleFunc("GET /v1/issuers", get(s.h.Issuers))
 	s.h.Diagnosis.routes(m)
+	s.h.Devices.routes(m)
 	m.HandleFunc("POST /v1/invite", post(s.h.Invite))
 	m.HandleFunc("POST /v1/join", post(s.h.Join))
 	m.HandleFunc("POST /v1/revoke", post(nothing(s.h.Revoke)))

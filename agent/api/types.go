@@ -17,6 +17,7 @@ type Status struct {
 	Peers   []Peer   `json:"peers"`
 	// Warnings are sentences for the user: few issuers, IPv4 off, clock skew, two machines with one identity.
 	Warnings []string `json:"warnings,omitempty"`
+	Devices  []Device `json:"devices,omitempty"` // that this node serves
 }
 
 // Network is the network as every member sees it.
@@ -39,6 +40,7 @@ type Self struct {
 	Backend            string     `json:"backend"`
 	NAT                string     `json:"nat"`
 	Issuer             bool       `json:"issuer"`
+	Gateway            bool       `json:"gateway"` // serves devices that cannot run an agent
 	CertificateExpires *time.Time `json:"certificate_expires,omitempty"`
 	CertificateIssued  *time.Time `json:"certificate_issued,omitempty"` // when it was made or renewed last
 	Version            string     `json:"version"`
@@ -124,7 +126,7 @@ type Member struct {
 	Name     string     `json:"name"`
 	ID       string     `json:"id"`
 	Address  []string   `json:"addresses"`
-	Standing string     `json:"standing"` // member, revoked, left, expired
+	Standing string     `json:"standing"` // member, device, revoked, left, expired
 	State    string     `json:"state"`    // of the link, or "self"
 	Issuer   bool       `json:"issuer"`
 	Expires  *time.Time `json:"certificate_expires,omitempty"`

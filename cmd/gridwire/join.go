@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/skip2/go-qrcode"
 	"github.com/spf13/cobra"
 
 	"github.com/gridwire/gridwire/agent"
@@ -58,11 +57,9 @@ func inviteCommand(g *globals) *cobra.Command {
 			}
 			fmt.Fprintf(errOut, "Valid until %s. On the new machine:  gridwire agent --join TOKEN\n", resp.Expires.Local().Format("2 January 2006 15:04 MST"))
 			if qr {
-				code, err := qrcode.New(resp.Token, qrcode.Low)
-				if err != nil {
-					return fmt.Errorf("the token is too long for a QR code: %w", err)
+				if err := printQR(cmd.OutOrStdout(), resp.Token); err != nil {
+					return err
 				}
-				fmt.Fprint(cmd.OutOrStdout(), code.ToSmallString(false))
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), resp.Token)
 			return nil

@@ -42,6 +42,7 @@ find each other, through home routers and carriers' NATs.
 		initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g),
 		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g), pageCommand(g),
 		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g), workloadCommand(g),
+		exportCommand(g), gatewayCommand(g),
 		doctorCommand(g), versionCommand(),
 	)
 	return root

@@ -68,6 +68,9 @@ func printStatus(w io.Writer, st *api.Status) {
 	if st.Self.Issuer {
 		role = ", issuer"
 	}
+	if st.Self.Gateway {
+		role += ", gateway"
+	}
 	fmt.Fprintf(w, "%s in %s%s   %s\n", st.Self.Name, st.Network.Domain, role, addressText(st.Self.Addresses))
 	fmt.Fprintf(w, "interface %s, UDP port %d, NAT: %s", st.Self.Interface, st.Self.ListenPort, st.Self.NAT)
 	if st.Self.CertificateExpires != nil {
@@ -79,6 +82,7 @@ func printStatus(w io.Writer, st *api.Status) {
 	} else {
 		printPeers(w, st.Peers)
 	}
+	printDevices(w, st)
 	for _, warning := range st.Warnings {
 		fmt.Fprintln(w)
 		printWrapped(w, "warning: "+warning)
