@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"github.com/gridwire/gridwire/mesh/directory"
 	"github.com/gridwire/gridwire/mesh/enrol"
 	"github.com/gridwire/gridwire/mesh/pki"
+	"github.com/gridwire/gridwire/mesh/store"
 	"github.com/gridwire/gridwire/mesh/wire"
 )
 
@@ -30,9 +32,35 @@ func (n *node) buildGateway(m *enrol.Membership) (err error) {
 		Changed: func() { n.self.nudge() },
 		Save:    func(b []byte) error { return n.store.Write(gatewayFile, b) },
 		Load:    func() ([]byte, error) { return n.store.Read(gatewayFile) },
-		Log:     n.log.With("part", "gateway"),
+		Seen:    loadSeen(n.store), Remember: n.saveSeen,
+		Log: n.log.With("part", "gateway"),
 	})
 	return err
+}
+
+const seenFile = "device-endpoints"
+
+// loadSeen reads where the devices were last; without it they come back by themselves.
+func loadSeen(st *store.Store) map[mesh.WGKey]netip.AddrPort {
+	b, err := st.ReadCache(seenFile)
+	if err != nil {
+		return nil
+	}
+	out := map[mesh.WGKey]netip.AddrPort{}
+	if json.Unmarshal(b, &out) != nil {
+		return nil // of another version; it will be written anew
+	}
+	return out
+}
+
+func (n *node) saveSeen(m map[mesh.WGKey]netip.AddrPort) {
+	b, err := json.Marshal(m)
+	if err == nil {
+		err = n.store.WriteCache(seenFile, b)
+	}
+	if err != nil {
+		n.log.Warn("could not store where the devices are", "err", err)
+	}
 }
 
 // exporter carries out what concerns devices that cannot run an agent.

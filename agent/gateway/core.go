@@ -20,6 +20,8 @@ type core struct {
 	view    *mesh.View
 	peers   map[mesh.WGKey][]netip.Prefix // in the tunnel now
 	counted map[mesh.WGKey]count
+	seen    map[mesh.WGKey]netip.AddrPort  // where devices were heard last, in this run or an earlier one
+	moved   bool                           // seen has changed since it was saved
 	routes  map[mesh.NodeID][]netip.Prefix // told to Config.Route
 	failing bool                           // the last change of the tunnel failed, and that was logged
 }
@@ -30,8 +32,10 @@ type count struct {
 	heard    time.Time // zero: not in this run
 }
 
-func newCore(self mesh.NodeID, view *mesh.View) *core {
-	return &core{self: self, view: view, peers: map[mesh.WGKey][]netip.Prefix{}, counted: map[mesh.WGKey]count{}}
+func newCore(self mesh.NodeID, view *mesh.View, seen map[mesh.WGKey]netip.AddrPort) *core {
+	c := &core{self: self, view: view, peers: map[mesh.WGKey][]netip.Prefix{}, counted: map[mesh.WGKey]count{}, seen: map[mesh.WGKey]netip.AddrPort{}}
+	maps.Copy(c.seen, seen)
+	return c
 }
 
 // wanted returns the devices that this node serves, each with the addresses that are its own here.
@@ -57,8 +61,12 @@ func (c *core) changes() (set []tunnel.PeerConfig, remove []mesh.WGKey) {
 		}
 	}
 	for key, prefixes := range want {
-		if !slices.Equal(c.peers[key], prefixes) {
-			set = append(set, tunnel.PeerConfig{Key: key, AllowedIPs: prefixes})
+		if have, ok := c.peers[key]; !ok || !slices.Equal(have, prefixes) {
+			p := tunnel.PeerConfig{Key: key, AllowedIPs: prefixes}
+			if !ok {
+				p.Endpoint = c.seen[key]
+			}
+			set = append(set, p)
 		}
 	}
 	return set, remove
@@ -102,10 +110,22 @@ func (c *core) count(stats map[mesh.WGKey]tunnel.PeerStats, now time.Time) {
 	maps.DeleteFunc(c.counted, func(key mesh.WGKey, _ count) bool { _, ok := c.peers[key]; return !ok })
 	for key := range c.peers {
 		s, ok := stats[key]
-		if was := c.counted[key]; ok && s.RxBytes != was.received {
-			c.counted[key] = count{s.RxBytes, now}
+		if was := c.counted[key]; !ok || s.RxBytes == was.received {
+			continue
+		}
+		c.counted[key] = count{s.RxBytes, now}
+		if s.Endpoint.IsValid() && c.seen[key] != s.Endpoint {
+			c.seen[key], c.moved = s.Endpoint, true
 		}
 	}
+}
+
+// forget drops the endpoints of devices that there are no more.
+func (c *core) forget() {
+	maps.DeleteFunc(c.seen, func(key mesh.WGKey, _ netip.AddrPort) bool {
+		_, ok := c.view.Device(mesh.DeviceID(key))
+		return !ok
+	})
 }
 
 // report says how the devices are that this node serves, by name.

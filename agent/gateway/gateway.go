@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ const (
 type Tunnel interface {
 	SetPeer(tunnel.PeerConfig) error
 	RemovePeer(mesh.WGKey) error
+	Handshake(mesh.WGKey) error
 	Stats() (map[mesh.WGKey]tunnel.PeerStats, error)
 }
 
@@ -50,7 +52,11 @@ type Config struct {
 	Changed func()                                        // On may answer differently, or devices have come or gone; must not block
 	Save    func([]byte) error                            // returns when the bytes are safe on disk
 	Load    func() ([]byte, error)                        // fs.ErrNotExist: nothing was ever saved
-	Log     *slog.Logger
+	// Where the devices were when this node stopped. It cannot find them, but it can go on where it was: a device would notice only after
+	// a quarter of a minute that its gateway has forgotten it.
+	Seen     map[mesh.WGKey]netip.AddrPort
+	Remember func(map[mesh.WGKey]netip.AddrPort) // for Seen; called rarely
+	Log      *slog.Logger
 }
 
 // Gateway is this node's part in serving devices. Its methods may be called from any goroutine.
@@ -163,7 +169,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer close(g.ended)
 	views, stop := g.cfg.Watch()
 	defer stop()
-	g.core = newCore(g.cfg.Self, mesh.NewView(mesh.Network{}, g.cfg.Self))
+	g.core = newCore(g.cfg.Self, mesh.NewView(mesh.Network{}, g.cfg.Self), g.cfg.Seen)
 	g.begin()
 	count := time.NewTicker(countEvery)
 	defer count.Stop()
@@ -172,6 +178,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			g.look(time.Now())
 			if g.core.on {
 				return g.cfg.Forward(false)
 			}
@@ -184,7 +191,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		case q := <-g.ask:
 			q.answer <- g.reply(q)
 		case now := <-count.C:
-			g.core.count(g.stats(), now)
+			g.look(now)
 			continue
 		case <-again.C:
 		}
@@ -266,6 +273,9 @@ func (g *Gateway) apply() bool {
 		err := g.cfg.Tunnel.SetPeer(p)
 		if err == nil {
 			g.core.peers[p.Key] = p.AllowedIPs
+			if p.Endpoint.IsValid() {
+				_ = g.cfg.Tunnel.Handshake(p.Key) // if it does not answer, it will come by itself
+			}
 		}
 		errs = append(errs, err)
 	}
@@ -287,6 +297,16 @@ func (g *Gateway) apply() bool {
 		g.cfg.Log.Info("devices in the tunnel", "count", len(g.core.peers))
 	}
 	return err == nil
+}
+
+// look notes which devices are there, and where.
+func (g *Gateway) look(now time.Time) {
+	g.core.count(g.stats(), now)
+	if g.core.moved {
+		g.core.forget()
+		g.core.moved = false
+		g.cfg.Remember(maps.Clone(g.core.seen))
+	}
 }
 
 func (g *Gateway) stats() map[mesh.WGKey]tunnel.PeerStats {

@@ -32,6 +32,9 @@ type rig struct {
 	forward bool
 	disk    []byte
 	changed int
+	given   map[mesh.WGKey]netip.AddrPort // endpoints that the tunnel was told
+	shaken  []mesh.WGKey
+	seen    map[mesh.WGKey]netip.AddrPort // remembered
 	fail    struct{ set, remove, forward, save error }
 }
 
@@ -41,9 +44,10 @@ func (r *rig) SetPeer(p tunnel.PeerConfig) error {
 	if r.fail.set != nil {
 		return r.fail.set
 	}
-	if p.Endpoint.IsValid() || p.Keepalive != 0 {
-		r.Errorf("peer %+v: a device has no endpoint until it says so", p)
+	if p.Keepalive != 0 {
+		r.Errorf("peer %+v: it is the device that keeps its way open", p)
 	}
+	r.given[p.Key] = p.Endpoint
 	r.allowed[p.Key] = p.AllowedIPs
 	r.peers[p.Key] = r.peers[p.Key]
 	return nil
@@ -60,6 +64,13 @@ func (r *rig) RemovePeer(key mesh.WGKey) error {
 	return nil
 }
 
+func (r *rig) Handshake(key mesh.WGKey) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shaken = append(r.shaken, key)
+	return nil
+}
+
 func (r *rig) Stats() (map[mesh.WGKey]tunnel.PeerStats, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,6 +80,9 @@ func (r *rig) Stats() (map[mesh.WGKey]tunnel.PeerStats, error) {
 	}
 	return out, nil
 }
+
+// at3 is where device 3 was when the gateway stopped.
+var at3 = netip.MustParseAddrPort("198.51.100.33:3333")
 
 var self, other = mesh.NodeID{1}, mesh.NodeID{2}
 
@@ -88,6 +102,7 @@ func run(t *testing.T, disk string, f func(*rig)) {
 		r := &rig{
 			T: t, views: make(chan *mesh.View, 1), view: mesh.NewView(mesh.Network{}, self),
 			peers: map[mesh.WGKey]tunnel.PeerStats{}, allowed: map[mesh.WGKey][]netip.Prefix{}, disk: []byte(disk),
+			given: map[mesh.WGKey]netip.AddrPort{},
 		}
 		if disk == "forward fails" {
 			r.disk, r.fail.forward = []byte(`{"on":true}`), errors.New("not permitted")
@@ -106,7 +121,9 @@ func run(t *testing.T, disk string, f func(*rig)) {
 			Forward: func(on bool) error {
 				return locked(func() error { r.forward = on && r.fail.forward == nil; return r.fail.forward })
 			},
-			Changed: func() { _ = locked(func() error { r.changed++; return nil }) },
+			Seen:     map[mesh.WGKey]netip.AddrPort{{3}: at3, {77}: at3},
+			Remember: func(m map[mesh.WGKey]netip.AddrPort) { _ = locked(func() error { r.seen = m; return nil }) },
+			Changed:  func() { _ = locked(func() error { r.changed++; return nil }) },
 			Save: func(b []byte) error {
 				return locked(func() error {
 					if r.fail.save == nil {
@@ -267,6 +284,14 @@ func TestAlive(t *testing.T) {
 		if s := state(3); s.Alive {
 			t.Errorf("another one: %+v", s)
 		}
+		r.mu.Lock()
+		if r.given[mesh.WGKey{3}] != at3 || r.given[mesh.WGKey{1}].IsValid() || !slices.Equal(r.shaken, []mesh.WGKey{{3}}) {
+			t.Errorf("after a restart it sends to %v, and shakes hands with %v", r.given, r.shaken)
+		}
+		if len(r.seen) != 2 || r.seen[mesh.WGKey{1}].Port() != 5000 || r.seen[mesh.WGKey{3}] != at3 {
+			t.Errorf("remembered %v", r.seen)
+		}
+		r.mu.Unlock()
 		time.Sleep(aliveFor + countEvery)
 		if s := state(1); s.Alive || s.Heard.IsZero() {
 			t.Errorf("after it went: %+v", s)

@@ -68,25 +68,24 @@ The device is a year in the network. Then, or before:  gridwire export NAME --ex
 	f.StringArrayVar(&req.Endpoints, "endpoint", nil, "`HOST:PORT` (or GATEWAY=HOST:PORT) where the device finds the gateway, in place of what the gateway knows; repeatable")
 	f.BoolVar(&req.Replace, "replace", false, "revoke the device that has this name now")
 	f.BoolVar(&req.Extend, "extend", false, "let the device that has this name go on for another year")
-	f.BoolVar(&qr, "qr", false, "show it as a QR code, for the app on a telephone")
+	f.BoolVar(&qr, "qr", false, "show it as a QR code, too, for the app on a telephone")
 	return cmd
 }
 
-// printExport prints the configurations to out, and to errOut what the user has to know. With qr nothing but the codes and the
-// configurations' names goes to out: the private key is in the code.
+// printExport prints the configurations to out, and to errOut what the user has to know.
 func printExport(out, errOut io.Writer, resp *api.ExportResponse, private []byte, qr bool) error {
 	for i, p := range resp.Profiles {
 		if i > 0 {
 			fmt.Fprintln(out)
 		}
+		fmt.Fprintf(out, "# %s, a device in the network %s, through %s, until %s.\n", resp.Name, resp.Network, p.Gateway, resp.Expires.Local().Format("2 January 2006"))
+		fmt.Fprintf(out, "# %s can read and alter what this device sends and receives in the network.\n", p.Gateway)
+		text := profileText(resp, p, private)
+		fmt.Fprint(out, text)
 		if !qr {
-			fmt.Fprintf(out, "# %s, a device in the network %s, through %s, until %s.\n", resp.Name, resp.Network, p.Gateway, resp.Expires.Local().Format("2 January 2006"))
-			fmt.Fprintf(out, "# %s can read and alter what this device sends and receives in the network.\n", p.Gateway)
-			fmt.Fprint(out, profileText(resp, p, private))
 			continue
 		}
-		fmt.Fprintf(out, "%s through %s\n", resp.Name, p.Gateway)
-		if err := printQR(out, profileText(resp, p, private)); err != nil {
+		if err := printQR(out, text); err != nil {
 			return err
 		}
 	}
