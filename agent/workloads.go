@@ -202,6 +202,9 @@ func (w *workloads) row(s *workload.Status, err error) (*api.Workload, error) {
 		return nil, asAPIError(err)
 	}
 	row := w.rowOf(*s)
+	if what := host.Obstacle(); what != "" {
+		row.Note = "another firewall of this machine drops what passes through it unless a rule lets it through, workloads' packets too: " + what
+	}
 	return &row, nil
 }
 

@@ -176,7 +176,12 @@ func TestWorkload(t *testing.T) {
 	}
 	w.eventually(5*time.Second, "the namespace that vanished is noticed", func() bool { return w.workloads(alice)["two"].Health == "gone" })
 	again := w.namespace(alice, "two")
-	w.run(alice, "workload", "add", "two", "--netns", again.Name())
+	must(alice.Exec(w.ctx(5*time.Second), "nft", "add table ip other; add chain ip other FORWARD { type filter hook forward priority 0; policy drop; }"))(t)
+	addTwo := must(alice.Command(w.ctx(10*time.Second), binary, "workload", "add", "two", "--netns", again.Name(), "--socket", alice.Socket()).CombinedOutput())(t)
+	if !strings.Contains(string(addTwo), "another firewall of this machine drops what passes through it unless a rule lets it through, workloads' packets too: table other, chain FORWARD") {
+		t.Errorf("nothing is said about the firewall: %s", addTwo)
+	}
+	must(alice.Exec(w.ctx(5*time.Second), "nft", "delete table ip other"))(t)
 	if got := w.workloads(alice)["two"]; got.Health != "up" || got.Addresses[0].Addr() != two {
 		t.Errorf("attached again: %+v, want %v as before", got, two)
 	}

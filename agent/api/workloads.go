@@ -19,6 +19,7 @@ type Workload struct {
 	Netns     string         `json:"netns,omitempty"`
 	Interface string         `json:"interface,omitempty"`
 	Owner     *WorkloadOwner `json:"owner,omitempty"`
+	Note      string         `json:"note,omitempty"` // what its owner should know
 	// What the workload received and sent; zero for an address, whose packets nobody counts.
 	ReceiveBytes    uint64 `json:"receive_bytes"`
 	TransmitBytes   uint64 `json:"transmit_bytes"`

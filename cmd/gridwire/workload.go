@@ -51,6 +51,9 @@ takes root. With --address, something that already has an address in this node's
 			if w.Health != "up" {
 				fmt.Fprintf(cmd.ErrOrStderr(), "It is not announced yet: %s.\n", w.Reason)
 			}
+			if w.Note != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "Note: %s.\n", w.Note)
+			}
 			return nil
 		},
 	}
