@@ -21,7 +21,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
 # Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
 DEBS     := $(CURDIR)/bin/deb
-UNPACKED := systemd-resolved prometheus
+UNPACKED := systemd-resolved prometheus containernetworking-plugins
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
@@ -34,8 +34,9 @@ help: ## this list
 	@echo
 	@echo 'PREFIX=/usr/local and DESTDIR= say where install puts things. README.md is the place to begin.'
 
-build: ## bin/gridwire, one static binary
+build: ## bin/gridwire, one static binary, and bin/gridwire-cni for container runtimes
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/gridwire
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.build=$(VERSION)' -o $(BIN)-cni ./cmd/gridwire-cni
 
 demo: tools build ## a mesh forming across real NATs on this machine, and its founder dying
 	@$(GO) build -buildvcs=false -o bin/demo ./e2e/demo
@@ -85,8 +86,9 @@ tools: ## Debian packages that tests and demo need, if one is missing
 LIB := $(DESTDIR)$(PREFIX)/lib
 SHARE := $(DESTDIR)$(PREFIX)/share/gridwire
 
-install: $(BIN) ## binary, systemd unit, user, folders (make build && sudo make install)
+install: $(BIN) $(BIN)-cni ## binary, systemd unit, user, folders (make build && sudo make install)
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gridwire
+	install -D -m 0755 $(BIN)-cni $(LIB)/cni/gridwire-cni
 	install -D -m 0644 deploy/gridwire.service $(LIB)/systemd/system/gridwire.service
 	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/gridwire.service
 	install -D -m 0644 deploy/sysusers.conf $(LIB)/sysusers.d/gridwire.conf
@@ -101,12 +103,12 @@ install: $(BIN) ## binary, systemd unit, user, folders (make build && sudo make 
 uninstall: ## the same in reverse; the state in /var/lib/gridwire stays
 	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl disable --now gridwire 2>/dev/null || true
 	rm -rf $(SHARE)
-	rm -f $(DESTDIR)$(PREFIX)/bin/gridwire $(LIB)/systemd/system/gridwire.service $(LIB)/sysusers.d/gridwire.conf $(LIB)/tmpfiles.d/gridwire.conf
+	rm -f $(DESTDIR)$(PREFIX)/bin/gridwire $(LIB)/cni/gridwire-cni $(LIB)/systemd/system/gridwire.service $(LIB)/sysusers.d/gridwire.conf $(LIB)/tmpfiles.d/gridwire.conf
 	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl daemon-reload
 	@echo 'The keys in /var/lib/gridwire and the user gridwire are still there.'
 
 # install must not need Go where somebody has built already: root often has another PATH.
-$(BIN):
+$(BIN) $(BIN)-cni:
 	$(MAKE) build
 
 clean: ## removes bin

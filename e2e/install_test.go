@@ -26,6 +26,7 @@ func TestInstall(t *testing.T) {
 	makes("install")
 	want := map[string]os.FileMode{
 		"/usr/bin/gridwire":                        0o755,
+		"/usr/lib/cni/gridwire-cni":                0o755,
 		"/usr/lib/systemd/system/gridwire.service": 0o644,
 		"/usr/lib/sysusers.d/gridwire.conf":        0o644,
 		"/usr/lib/tmpfiles.d/gridwire.conf":        0o644,
