@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/gridwire/gridwire/agent/explain"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/agent/logring"
+	"github.com/gridwire/gridwire/agent/metrics"
 	"github.com/gridwire/gridwire/agent/story"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/nat"
@@ -28,6 +30,14 @@ func (a *Agent) diagnosis() api.Diagnosis {
 			lines, dropped := a.logs.Lines()
 			return &api.Logs{Lines: lines, Dropped: dropped}, nil
 		},
+		Metrics: member0(a, diagnoser.metrics),
+		Config: func(context.Context) (*api.Text, error) {
+			cfg := *a.cfg
+			if cfg.Token != "" {
+				cfg.Token = "[removed]"
+			}
+			return &api.Text{Text: strings.ReplaceAll(fmt.Sprintf("%+v", cfg), " ", "\n")}, nil
+		},
 	}
 }
 
@@ -39,6 +49,26 @@ func keepLines(log *slog.Logger) (*slog.Logger, *logring.Ring) {
 
 // diagnoser gathers what explain and netcheck tell. It changes nothing.
 type diagnoser struct{ *node }
+
+// metrics scrapes as Prometheus does.
+func (n diagnoser) metrics(ctx context.Context) (*api.Text, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	var page collected
+	metrics.Handler(report(n).scrape).ServeHTTP(&page, req)
+	return &api.Text{Text: page.String()}, nil
+}
+
+// collected is a page that was served to nobody.
+type collected struct{ strings.Builder }
+
+// Header implements http.ResponseWriter.
+func (*collected) Header() http.Header { return http.Header{} }
+
+// WriteHeader implements http.ResponseWriter.
+func (*collected) WriteHeader(int) {}
 
 // askLimit bounds a fresh round of questions to other members: retransmissions to the silent (about 3 s) and the test of reachability.
 const askLimit = 8 * time.Second

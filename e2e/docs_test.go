@@ -236,7 +236,7 @@ func (r *reader) command(h *lab.Host, b block, line string) string {
 	}
 }
 
-// script is a line of the page as the lab runs it.
+// script is a line of the page as the lab runs it, in a folder where it may leave files.
 func (r *reader) script(h *lab.Host, line string) string {
 	if strings.HasPrefix(line, "journalctl -u gridwire") {
 		line = "cat " + h.LogFile()
@@ -254,7 +254,7 @@ func (r *reader) script(h *lab.Host, line string) string {
 	} {
 		line = strings.ReplaceAll(line, p[0], p[1])
 	}
-	return fmt.Sprintf("export PATH=%s:$PATH GRIDWIRE_STATE=%s GRIDWIRE_SOCKET=%s\n%s", r.path, h.State(), h.Socket(), line)
+	return fmt.Sprintf("cd %s; export PATH=%s:$PATH GRIDWIRE_STATE=%s GRIDWIRE_SOCKET=%s\n%s", r.usb, r.path, h.State(), h.Socket(), line)
 }
 
 func (r *reader) pid(h *lab.Host) int {

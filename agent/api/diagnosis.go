@@ -11,12 +11,16 @@ type Diagnosis struct {
 	Netcheck func(context.Context) (*Netcheck, error)
 	Explain  func(context.Context, NameRequest) (*Explain, error)
 	Logs     func(context.Context) (*Logs, error)
+	Metrics  func(context.Context) (*Text, error) // as Prometheus gets them, whatever they are served on
+	Config   func(context.Context) (*Text, error) // what the agent runs with, without the token
 }
 
 func (d Diagnosis) routes(m *http.ServeMux) {
 	m.HandleFunc("GET /v1/netcheck", get(d.Netcheck))
 	m.HandleFunc("POST /v1/explain", post(d.Explain))
 	m.HandleFunc("GET /v1/logs", get(d.Logs))
+	m.HandleFunc("GET /v1/metrics", get(d.Metrics))
+	m.HandleFunc("GET /v1/config", get(d.Config))
 }
 
 // Netcheck answers GET /v1/netcheck: this machine's place in the internet, as other members have just seen it.
@@ -126,4 +130,9 @@ type Pair struct {
 type Logs struct {
 	Lines   []string `json:"lines"`
 	Dropped uint64   `json:"dropped"` // older ones
+}
+
+// Text is an answer for people.
+type Text struct {
+	Text string `json:"text"`
 }
