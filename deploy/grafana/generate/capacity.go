@@ -11,7 +11,7 @@ import (
 const all = `network=~"$network"`
 
 // capacity is for whoever pays for, or is paid for, what the network carries: the month to date, unless another time is chosen.
-func capacity() (string, *dashboard.DashboardBuilder) {
+func capacity() (string, *builder) {
 	d := board("capacity", "Capacity", "What members and workloads have carried: the month to date, unless you choose another time. Counters go on over restarts of an agent. "+
 		"`gridwire usage` has the same numbers, signed by both ends of a link.").
 		Time("now/M", "now").Refresh("5m").

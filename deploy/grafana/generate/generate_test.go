@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
 const shipped = "../dashboards"
@@ -38,15 +36,15 @@ func TestDashboardsAreUpToDate(t *testing.T) {
 	}
 }
 
-func dashboards(t *testing.T) map[string]dashboard.Dashboard {
+func dashboards(t *testing.T) map[string]classic {
 	t.Helper()
 	files, err := generate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := map[string]dashboard.Dashboard{}
+	out := map[string]classic{}
 	for name, text := range files {
-		var d dashboard.Dashboard
+		var d classic
 		if err := json.Unmarshal(text, &d); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

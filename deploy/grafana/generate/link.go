@@ -14,7 +14,7 @@ const (
 )
 
 // link shows one pair, from both of its ends.
-func link() (string, *dashboard.DashboardBuilder) {
+func link() (string, *builder) {
 	d := board("link", "Link", "One link, as its two ends see it. Vertical lines mark when its path changed and when an agent began anew.").
 		WithVariable(choice("node", "From", `label_values(gridwire_peer_up{network=~"$network"}, node)`)).
 		WithVariable(choice("peer", "To", `label_values(gridwire_peer_up{network=~"$network", node="$node"}, peer)`)).

@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 )
 
 func main() {
@@ -44,9 +42,9 @@ func write(folder string) error {
 // generate returns each dashboard's file name and content.
 func generate() (map[string][]byte, error) {
 	out := map[string][]byte{}
-	for _, define := range []func() (string, *dashboard.DashboardBuilder){overview, link, node, capacity} {
-		name, builder := define()
-		built, err := builder.Build()
+	for _, define := range []func() (string, *builder){overview, link, node, capacity} {
+		name, defined := define()
+		built, err := defined.Build()
 		if err != nil {
 			return nil, fmt.Errorf("build the dashboard %s: %w", name, err)
 		}
@@ -61,7 +59,7 @@ func generate() (map[string][]byte, error) {
 }
 
 // number gives panels their IDs, by which a link to one of them finds it, and queries the letters that Grafana tells them apart by.
-func number(d *dashboard.Dashboard) {
+func number(d *classic) {
 	for i, p := range d.Panels {
 		id := uint32(i + 1)
 		if p.RowPanel != nil {
@@ -72,7 +70,7 @@ func number(d *dashboard.Dashboard) {
 	}
 }
 
-func encode(d dashboard.Dashboard) ([]byte, error) {
+func encode(d classic) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // a query has to be readable in a diff

@@ -10,7 +10,7 @@ import (
 const self = `network=~"$network", node="$node"`
 
 // node shows one member: what it sees of the others, and how its agent does.
-func node() (string, *dashboard.DashboardBuilder) {
+func node() (string, *builder) {
 	d := board("node", "Node", "One member: its links, its traffic, its names, and its agent.").
 		WithVariable(choice("node", "Member", `label_values(gridwire_members{network=~"$network"}, node)`)).
 		Annotation(mark("Agent restarted", "blue", `resets(gridwire_uptime_seconds{`+self+`}[$__rate_interval]) > 0`, "{{node}}")).

@@ -14,7 +14,7 @@ import (
 var rttLimits = []any{0.1, doubt, 0.3, bad}
 
 // overview is for one look: is the mesh well, and where is it not?
-func overview() (string, *dashboard.DashboardBuilder) {
+func overview() (string, *builder) {
 	d := board("overview", "Mesh overview", "Is the network well, and where is it not? A link is counted at both of its ends.").
 		WithRow(dashboard.NewRowBuilder("Now"))
 	for _, p := range overviewFigures() {

@@ -36,8 +36,8 @@ const (
 var source = common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
 
 // board begins a dashboard: what all of them have. Their variables follow in the order in which they are added.
-func board(uid, title, description string) *dashboard.DashboardBuilder {
-	return dashboard.NewDashboardBuilder(title).
+func board(uid, title, description string) *builder {
+	return newBuilder(title).
 		Uid("gridwire-"+uid).Description(description).Tags([]string{"gridwire"}).
 		Timezone("browser").Time("now-6h", "now").Refresh("30s").Readonly().
 		Tooltip(dashboard.DashboardCursorSyncCrosshair).
