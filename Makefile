@@ -22,10 +22,12 @@ AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
 # Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
 DEBS     := $(CURDIR)/bin/deb
 UNPACKED := systemd-resolved prometheus containernetworking-plugins
+# What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
+PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
-.PHONY: help build test tools check unit e2e demo screenshots bench vuln install uninstall clean
+.PHONY: help build test tools check unit e2e demo observe screenshots bench vuln install uninstall clean
 
 help: ## this list
 	@echo 'gridwire: an encrypted WireGuard mesh that belongs to its members.'
@@ -41,6 +43,11 @@ build: ## bin/gridwire, one static binary, and bin/gridwire-cni for container ru
 demo: tools build ## a mesh forming across real NATs on this machine, and its founder dying
 	@$(GO) build -buildvcs=false -o bin/demo ./e2e/demo
 	@$(AS) bin/demo
+
+observe: tools build ## the demo's mesh, watched by a real Prometheus (and Grafana, where it is installed)
+	@e2e/unpack $(DEBS) $(PAGES)
+	@$(GO) build -buildvcs=false -o bin/demo ./e2e/demo
+	@$(AS) bin/demo -observe deploy
 
 test: tools check unit e2e ## everything: static checks, unit tests with -race, the real binary in namespaces
 

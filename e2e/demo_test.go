@@ -31,8 +31,8 @@ func demoProgram(t *testing.T) string {
 	return path
 }
 
-func demoCommand(ctx context.Context, path string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, path)
+func demoCommand(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Env = append(os.Environ(), "GRIDWIRE_BIN="+binary, "LC_ALL=C.UTF-8")
 	return cmd

@@ -27,6 +27,7 @@ type demo struct {
 	erin    *machine // who comes late
 	link    string   // to the folder with the machines' commands
 	staying bool
+	observe string // the folder with what Prometheus and Grafana need; empty: nobody watches
 }
 
 // machine is a host with a gridwire on it.
@@ -147,6 +148,9 @@ func (d *demo) gridwire(ctx context.Context, m *machine, args ...string) (string
 
 // start starts the machine's agent and returns when it did.
 func (d *demo) start(m *machine, args ...string) (time.Time, error) {
+	if d.observe != "" {
+		args = append(args, "--metrics", "127.0.0.1:9586,overlay")
+	}
 	began := time.Now()
 	var err error
 	m.agent, err = m.StartAgent(args...)

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command demo shows a mesh forming across real NATs on this machine (`make demo`).
+// Command demo shows a mesh forming across real NATs on this machine (`make demo`), or a real Prometheus watching it (`make observe`).
 //
 // It makes an internet of network namespaces (e2e/lab), runs the real gridwire in it, and prints what it sees: never what it expects. Each
 // claim on the screen is checked where it is printed, and the exit status is 1 if one does not hold. It owns nothing that outlives it.
@@ -9,6 +9,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,13 +24,15 @@ import (
 const delay = 10 * time.Millisecond
 
 func main() {
+	observe := flag.String("observe", "", "show a real Prometheus that watches the mesh, with the configuration in this `folder` (deploy)")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx)
+	code := run(ctx, *observe)
 	stop()
 	os.Exit(code)
 }
 
-func run(ctx context.Context) int {
+func run(ctx context.Context, observe string) int {
 	out := newScreen(os.Stdout)
 	binary, err := program()
 	if err != nil {
@@ -41,9 +44,10 @@ func run(ctx context.Context) int {
 		out.failed(err)
 		return 1
 	}
-	d := &demo{lab: l, out: out, binary: binary}
-	err = d.play(ctx)
-	if err == nil && isTerminal(os.Stdin) {
+	d := &demo{lab: l, out: out, binary: binary, observe: observe}
+	if observe != "" {
+		err = d.watch(ctx)
+	} else if err = d.play(ctx); err == nil && isTerminal(os.Stdin) {
 		err = d.stay(ctx)
 	}
 	if ctx.Err() != nil {

@@ -10,12 +10,12 @@ import (
 	"sync"
 )
 
-// Forward makes Prometheus reachable from the namespace of this process: it passes on connections to a loopback address here until ctx
+// Forward makes the program reachable from the namespace of this process: it passes on connections to a loopback address here until ctx
 // ends, and then returns. It calls at with the address as soon as it listens. Port 0 means any.
-func (p *Prometheus) Forward(ctx context.Context, listen string, at func(net.Addr)) error {
+func (p *process) Forward(ctx context.Context, listen string, at func(net.Addr)) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
-		return fmt.Errorf("forward Prometheus to here: %w", err)
+		return fmt.Errorf("forward %s to here: %w", p.name, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -30,14 +30,14 @@ func (p *Prometheus) Forward(ctx context.Context, listen string, at func(net.Add
 			if ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("forward Prometheus to here: %w", err)
+			return fmt.Errorf("forward %s to here: %w", p.name, err)
 		}
 		open.Go(func() { p.join(ctx, near) })
 	}
 }
 
-// join copies both ways between a connection and Prometheus until both have closed their end, or ctx ends.
-func (p *Prometheus) join(ctx context.Context, near net.Conn) {
+// join copies both ways between a connection and the program until both have closed their end, or ctx ends.
+func (p *process) join(ctx context.Context, near net.Conn) {
 	defer near.Close()
 	far, err := p.dial(ctx)
 	if err != nil {

@@ -1,32 +1,23 @@
 //go:build linux
 
-// Package observe runs a real Prometheus on a host of the lab, with the configuration and the rules that gridwire ships, and asks it by
-// PromQL. Tests and `make observe` share it.
+// Package observe runs a real Prometheus, and a Grafana where there is one, on a host of the lab, with the configuration, rules and
+// dashboards that gridwire ships, and asks Prometheus by PromQL. Tests and `make observe` share it.
 //
-// It owns the process and its folder, both gone after Stop. It changes nothing in the shipped files but how often things happen.
+// It owns the processes and their folders, gone after Stop. It changes nothing in the shipped files but how often things happen, and paths.
 package observe
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gridwire/gridwire/e2e/lab"
 )
-
-// address is where Prometheus listens, in its host's namespace.
-const address = "127.0.0.1:9090"
-
-// stopLimit is how long Stop waits for Prometheus to write what it has; nobody needs that here.
-const stopLimit = 5 * time.Second
 
 // Config says what to run.
 type Config struct {
@@ -36,14 +27,7 @@ type Config struct {
 }
 
 // Prometheus is a running one.
-type Prometheus struct {
-	host   *lab.Host
-	dir    string
-	cmd    *exec.Cmd
-	done   chan struct{} // closed when the process has ended; err is valid from then on
-	err    error
-	client *http.Client
-}
+type Prometheus struct{ *process }
 
 // Tool returns the path of prometheus or promtool: unpacked by `make tools`, or installed.
 func Tool(name string) (string, error) {
@@ -68,38 +52,28 @@ func Start(ctx context.Context, h *lab.Host, c Config) (*Prometheus, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "gridwire-prometheus")
+	process, err := newProcess(h, "prometheus", "127.0.0.1:9090")
 	if err != nil {
-		return nil, fmt.Errorf("make a folder for Prometheus: %w", err)
+		return nil, err
 	}
-	p := &Prometheus{host: h, dir: dir, done: make(chan struct{})}
-	p.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx) }}}
+	p := &Prometheus{process}
 	if err = p.prepare(c); err == nil {
-		err = p.run(program)
+		err = p.start(ctx, "/-/ready", nil, program, p.args(program)...)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start Prometheus on %s: %w", h.Label(), err), os.RemoveAll(dir))
+		return nil, errors.Join(fmt.Errorf("start Prometheus on %s: %w", h.Label(), err), p.Stop())
 	}
-	for {
-		if _, err = p.get(ctx, "/-/ready", nil); err == nil {
-			return p, nil
-		}
-		select {
-		case <-p.done:
-			err = fmt.Errorf("start Prometheus on %s: it ended: %w; its log:\n%s", h.Label(), p.err, p.Log())
-			return nil, errors.Join(err, os.RemoveAll(dir))
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("start Prometheus on %s: %w; its log:\n%s", h.Label(), err, p.Log()), p.Stop())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	return p, nil
 }
 
 // prepare copies what is shipped into the folder, with other intervals.
 func (p *Prometheus) prepare(c Config) error {
 	files, err := filepath.Glob(filepath.Join(c.Deploy, "*.yml"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("%s has no configuration for Prometheus (%w)", c.Deploy, err)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("%s has no configuration for Prometheus", c.Deploy)
 	}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
@@ -114,15 +88,16 @@ func (p *Prometheus) prepare(c Config) error {
 			return err
 		}
 	}
-	data := filepath.Join(p.dir, "data")
-	if err := os.Mkdir(data, 0o755); err != nil {
+	if err := os.Mkdir(p.data(), 0o755); err != nil {
 		return err
 	}
 	if c.Before == nil {
 		return nil
 	}
-	return c.Before(data)
+	return c.Before(p.data())
 }
+
+func (p *Prometheus) data() string { return filepath.Join(p.dir, "data") }
 
 // hurry replaces every interval in a configuration; how long an alert waits stays.
 func hurry(text string, d time.Duration) string {
@@ -136,62 +111,13 @@ func hurry(text string, d time.Duration) string {
 	return strings.Join(lines, "\n")
 }
 
-func (p *Prometheus) run(program string) error {
-	log, err := os.Create(p.logFile())
-	if err != nil {
-		return err
-	}
-	defer log.Close() // the process has its own
+func (p *Prometheus) args(program string) []string {
 	args := []string{
-		"--config.file=" + filepath.Join(p.dir, "prometheus.yml"), "--storage.tsdb.path=" + filepath.Join(p.dir, "data"),
-		"--web.listen-address=" + address, "--log.level=warn",
+		"--config.file=" + filepath.Join(p.dir, "prometheus.yml"), "--storage.tsdb.path=" + p.data(),
+		"--web.listen-address=" + p.addr, "--log.level=warn",
 	}
 	if web := pages(program); web != "" {
 		args = append(args, "--web.local-assets="+web)
 	}
-	p.cmd = p.host.Command(context.Background(), program, args...)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal is for whoever stops it here
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
-	go func() { // Stop waits for it by done
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
-	return nil
-}
-
-func (p *Prometheus) logFile() string { return filepath.Join(p.dir, "log") }
-
-// Log returns what Prometheus has complained about so far.
-func (p *Prometheus) Log() string {
-	b, err := os.ReadFile(p.logFile())
-	if err != nil {
-		return fmt.Sprintf("(no log: %v)", err)
-	}
-	return string(b)
-}
-
-// Stop ends Prometheus and removes its folder.
-func (p *Prometheus) Stop() error {
-	p.client.CloseIdleConnections()
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
-	select {
-	case <-p.done:
-	case <-time.After(stopLimit):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
-	return os.RemoveAll(p.dir)
-}
-
-// dial connects to Prometheus in its namespace.
-func (p *Prometheus) dial(ctx context.Context) (conn net.Conn, err error) {
-	err = p.host.Do(func() error {
-		var d net.Dialer
-		conn, err = d.DialContext(ctx, "tcp", address)
-		return err
-	})
-	return conn, err
+	return args
 }

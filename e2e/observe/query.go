@@ -6,8 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -26,29 +24,14 @@ type answer struct {
 	Data   json.RawMessage `json:"data"`
 }
 
-// get asks the API and returns the answer's data; for a page that is not JSON, nothing.
+// get asks the API and returns the answer's data.
 func (p *Prometheus) get(ctx context.Context, path string, q url.Values) (json.RawMessage, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://prometheus"+path+"?"+q.Encode(), nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := p.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return nil, err
-	}
+	body, err := p.fetch(ctx, path+"?"+q.Encode())
 	var a answer
 	if json.Unmarshal(body, &a) == nil && a.Status == "error" {
-		return nil, fmt.Errorf("Prometheus says: %s", a.Error)
+		return nil, fmt.Errorf("Prometheus says: %s", a.Error) // better than its status alone
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("Prometheus says: %s: %s", resp.Status, body)
-	}
-	return a.Data, nil
+	return a.Data, err
 }
 
 type series struct {
