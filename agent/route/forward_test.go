@@ -155,8 +155,10 @@ func TestForwardingKeepsRouterAdvertisements(t *testing.T) {
 		sysctlSet(t, "ipv4/conf/all/accept_redirects", "1")
 		sysctlSet(t, "ipv6/conf/lo/accept_ra", "1")
 	})
-	tell(t, h, "advertise eth0 2001:db8:5::/64")
-	eventually(t, "the announced default route is there", func() bool { return defaultRoutes(t) == 1 && hasAddr("2001:db8:5::/64") })
+	eventually(t, "the announced default route is there", func() bool {
+		tell(t, h, "advertise eth0 2001:db8:5::/64") // again: the interface may not have been ready
+		return defaultRoutes(t) == 1 && hasAddr("2001:db8:5::/64")
+	})
 	before := settings(t)
 
 	c := config("gw0")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -30,6 +31,8 @@ import (
 //		}
 //	}
 //
+// and the chains that say what is forwarded (passage.go).
+//
 // Every packet of this machine passes here, the tunnel's own up to four times on its way. So what is cheap comes first: the tunnel's
 // interface by its index, then the addresses, and the set of names only for packets that have an overlay address. The other way round
 // the guard took 3.5 % of what small packets cost.
@@ -43,52 +46,97 @@ func guardTable(iface string) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "gridwire_" + iface}
 }
 
-// setGuard puts the guard in place of any earlier one of this interface, in one transaction.
-func setGuard(iface string, trusted []string, overlay []netip.Prefix) error {
-	link, err := net.InterfaceByName(iface)
+// guard is what the rules are made of.
+type guard struct {
+	iface   string
+	trusted []string       // further interfaces that may carry overlay addresses
+	overlay []netip.Prefix // the overlay's prefixes
+	own     []netip.Addr   // this node's addresses in them
+	behind  []netip.Prefix // networks that this node gives the overlay access to
+	keep    bool           // without changing the source addresses
+}
+
+// guard returns what the router's state says. The caller holds mu, or is Up.
+func (r *Router) guard() guard {
+	return guard{
+		iface: r.cfg.Interface, trusted: r.cfg.Trusted, overlay: r.activePrefixes(), own: r.activeAddrs(), behind: r.behind, keep: r.keep,
+	}
+}
+
+// ruleset is a table in the making.
+type ruleset struct {
+	*nftables.Conn
+	guard
+	table  *nftables.Table
+	inside *nftables.Set
+	index  int // the tunnel's interface
+}
+
+// set puts the guard in place of any earlier one of this interface, in one transaction.
+func (g guard) set() error {
+	link, err := net.InterfaceByName(g.iface)
 	if err != nil {
-		return guardError(iface, err)
+		return guardError(g.iface, err)
 	}
 	c, err := nftables.New()
 	if err != nil {
-		return guardError(iface, err)
+		return guardError(g.iface, err)
 	}
-	table := guardTable(iface)
+	table := guardTable(g.iface)
 	c.AddTable(table) // so that there is one to delete
 	c.DelTable(table)
 	c.AddTable(table)
-	inside := &nftables.Set{Table: table, Name: "inside", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
+	r := &ruleset{Conn: c, guard: g, table: table, index: link.Index}
+	if err := r.addInside(); err != nil {
+		return guardError(g.iface, err)
+	}
+	r.addLeakGuard()
+	r.addPassage()
+	if err := c.Flush(); err != nil {
+		return guardError(g.iface, err)
+	}
+	return nil
+}
+
+// addInside adds the set of interfaces that may carry overlay addresses.
+func (r *ruleset) addInside() error {
+	r.inside = &nftables.Set{Table: r.table, Name: "inside", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 	var names []nftables.SetElement
 	seen := map[string]bool{}
-	for _, name := range append([]string{"lo", iface}, trusted...) {
+	for _, name := range append([]string{"lo", r.iface}, r.trusted...) {
 		if !seen[name] {
 			seen[name] = true
 			names = append(names, nftables.SetElement{Key: ifname(name)})
 		}
 	}
-	if err := c.AddSet(inside, names); err != nil {
-		return guardError(iface, err)
-	}
-	arrive := c.AddChain(&nftables.Chain{
-		Table: table, Name: "arrive", Type: nftables.ChainTypeFilter,
+	return r.AddSet(r.inside, names)
+}
+
+func (r *ruleset) addLeakGuard() {
+	arrive := r.AddChain(&nftables.Chain{
+		Table: r.table, Name: "arrive", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	})
-	leave := c.AddChain(&nftables.Chain{
-		Table: table, Name: "leave", Type: nftables.ChainTypeFilter,
+	leave := r.AddChain(&nftables.Chain{
+		Table: r.table, Name: "leave", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(300),
 	})
-	c.AddRule(&nftables.Rule{Table: table, Chain: arrive, Exprs: acceptOn(expr.MetaKeyIIF, link.Index)})
-	c.AddRule(&nftables.Rule{Table: table, Chain: leave, Exprs: acceptOn(expr.MetaKeyOIF, link.Index)})
-	for _, p := range overlay {
+	r.add(arrive, meta(expr.MetaKeyIIF, r.index), verdict(expr.VerdictAccept))
+	r.add(leave, meta(expr.MetaKeyOIF, r.index), verdict(expr.VerdictAccept))
+	if r.keep {
+		r.addExceptions(arrive, leave)
+	}
+	for _, p := range r.overlay {
 		for _, field := range []addrField{destination, source} {
-			c.AddRule(&nftables.Rule{Table: table, Chain: arrive, Exprs: dropOutside(inside, expr.MetaKeyIIFNAME, field, p)})
-			c.AddRule(&nftables.Rule{Table: table, Chain: leave, Exprs: dropOutside(inside, expr.MetaKeyOIFNAME, field, p)})
+			r.add(arrive, match(field, p), r.outside(expr.MetaKeyIIFNAME), verdict(expr.VerdictDrop))
+			r.add(leave, match(field, p), r.outside(expr.MetaKeyOIFNAME), verdict(expr.VerdictDrop))
 		}
 	}
-	if err := c.Flush(); err != nil {
-		return guardError(iface, err)
-	}
-	return nil
+}
+
+// add appends a rule of several parts.
+func (r *ruleset) add(chain *nftables.Chain, parts ...[]expr.Any) {
+	r.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: slices.Concat(parts...)})
 }
 
 // removeGuard removes the guard; it is no error if there is none.
@@ -124,17 +172,32 @@ const (
 	source      addrField = true
 )
 
-// acceptOn is "META INDEX accept".
-func acceptOn(meta expr.MetaKey, index int) []expr.Any {
+// meta is "KEY VALUE" for an interface's index.
+func meta(key expr.MetaKey, index int) []expr.Any {
 	return []expr.Any{
-		&expr.Meta{Key: meta, Register: 1},
+		&expr.Meta{Key: key, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(index))},
-		&expr.Verdict{Kind: expr.VerdictAccept},
 	}
 }
 
-// dropOutside is "ip6 FIELD PREFIX META != @inside counter drop".
-func dropOutside(inside *nftables.Set, meta expr.MetaKey, field addrField, p netip.Prefix) []expr.Any {
+// verdict is accept, or "counter drop".
+func verdict(kind expr.VerdictKind) []expr.Any {
+	if kind == expr.VerdictDrop {
+		return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: kind}}
+	}
+	return []expr.Any{&expr.Verdict{Kind: kind}}
+}
+
+// outside is "KEY != @inside".
+func (r *ruleset) outside(key expr.MetaKey) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Lookup{SourceRegister: 1, SetName: r.inside.Name, SetID: r.inside.ID, Invert: true},
+	}
+}
+
+// match is "ip6 FIELD PREFIX".
+func match(field addrField, p netip.Prefix) []expr.Any {
 	// Offsets of the addresses in the headers: RFC 791, 3.1 and RFC 8200, 3.
 	family, offset := byte(unix.NFPROTO_IPV6), uint32(24)
 	if field == source {
@@ -159,13 +222,7 @@ func dropOutside(inside *nftables.Set, meta expr.MetaKey, field addrField, p net
 	if mask != nil {
 		out = append(out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)})
 	}
-	return append(out,
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()[:size]},
-		&expr.Meta{Key: meta, Register: 1},
-		&expr.Lookup{SourceRegister: 1, SetName: inside.Name, SetID: inside.ID, Invert: true},
-		&expr.Counter{},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	)
+	return append(out, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()[:size]})
 }
 
 // ifname is the kernel's fixed-size form of an interface name.

@@ -18,7 +18,7 @@ import (
 	"github.com/gridwire/gridwire/nat/netmon/nstest"
 )
 
-// playNeighbour is another machine on the LAN. Commands: configure IFACE ADDR, listen ADDR, route PREFIX GATEWAY,
+// playNeighbour is another machine on the LAN. Commands: configure IFACE ADDR, listen ADDR (TCP), echo ADDR (UDP), route PREFIX GATEWAY,
 // advertise IFACE PREFIX (as a router), forge IFACE MAC SRC DST PAYLOAD (a UDP datagram with any source, straight onto the wire).
 func playNeighbour(in *bufio.Scanner, out io.Writer, _ []string) error {
 	for in.Scan() {
@@ -49,6 +49,10 @@ func neighbour(command string, args []string) error {
 		return nil
 	case "forge":
 		return forge(args[0], args[1], netip.MustParseAddrPort(args[2]), netip.MustParseAddrPort(args[3]), args[4])
+	case "echo":
+		return echo(args[0])
+	case "route":
+		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(args[0])), Gw: net.ParseIP(args[1])})
 	case "advertise":
 		return advertise(args[0], netip.MustParsePrefix(args[1]))
 	}
@@ -128,7 +132,7 @@ func TestTheGuardKeepsNeighboursOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(false)
-	if err := setGuard("gw0", nil, r.activePrefixes()); err != nil {
+	if err := r.guard().set(); err != nil {
 		t.Fatal(err)
 	}
 	check(true)
@@ -143,7 +147,7 @@ func TestGuardOfAnyPrefixLength(t *testing.T) {
 		t.Skip("no nft here")
 	}
 	for _, p := range []string{"10.64.0.0/10", "10.77.16.0/20", "10.0.0.0/8", "10.77.1.2/32", "fd00:1:2::/48", "fd00:1:2:8000::/49"} {
-		if err := setGuard("gw0", nil, []netip.Prefix{netip.MustParsePrefix(p)}); err != nil {
+		if err := (guard{iface: "gw0", overlay: []netip.Prefix{netip.MustParsePrefix(p)}}).set(); err != nil {
 			t.Fatal(err)
 		}
 		shown := strings.TrimSuffix(p, "/32")

@@ -27,7 +27,7 @@ func (r *Router) Readdress(addrs []netip.Addr, prefixes []netip.Prefix) error {
 		return err
 	}
 	r.ipv4Off = off
-	if err := setGuard(r.cfg.Interface, r.cfg.Trusted, r.activePrefixes()); err != nil {
+	if err := r.guard().set(); err != nil {
 		return err
 	}
 	var errs []error

@@ -44,6 +44,8 @@ type Router struct {
 	mu       sync.Mutex // guards all below and cfg's addresses, prefixes and trusted interfaces; held over calls to the kernel, which answer at once
 	ipv4Off  string
 	routed   []netip.Prefix
+	behind   []netip.Prefix // see Behind
+	keep     bool
 	forwards map[string]bool // who needs forwarding
 	sysctls  *sysctl.Keeper
 	closed   bool
@@ -105,7 +107,7 @@ func (r *Router) up() error {
 	if err := r.removeRules(); err != nil {
 		return err
 	}
-	if err := setGuard(r.cfg.Interface, r.cfg.Trusted, r.activePrefixes()); err != nil {
+	if err := r.guard().set(); err != nil {
 		return err
 	}
 	if err := r.prepareIPv6(); err != nil {
@@ -206,7 +208,7 @@ func (r *Router) Recheck() (changed bool, err error) {
 	if off != "" {
 		errs = append(errs, r.removeIPv4())
 	}
-	errs = append(errs, setGuard(r.cfg.Interface, r.cfg.Trusted, r.activePrefixes()))
+	errs = append(errs, r.guard().set())
 	if off == "" {
 		errs = append(errs, r.addIPv4())
 	}

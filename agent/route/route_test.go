@@ -186,7 +186,7 @@ func TestUpReplacesWhatAKilledAgentLeft(t *testing.T) {
 		t.Errorf("after the second start: %v", others)
 	}
 	tables := exec.Command("nft", "list", "table", "inet", "gridwire_gw0")
-	if out, err := tables.CombinedOutput(); err == nil && strings.Count(string(out), "counter") != 8 {
+	if out, err := tables.CombinedOutput(); err == nil && strings.Count(string(out), "counter") != 10 {
 		t.Errorf("the guard was not replaced but added to:\n%s", out)
 	}
 	if err := r.Close(); err != nil {

@@ -23,9 +23,11 @@ func (r *Router) Trust(ifaces []string) error {
 	if slices.Equal(r.cfg.Trusted, ifaces) {
 		return nil
 	}
-	if err := setGuard(r.cfg.Interface, ifaces, r.activePrefixes()); err != nil {
+	old := r.cfg.Trusted
+	r.cfg.Trusted = slices.Clone(ifaces)
+	if err := r.guard().set(); err != nil {
+		r.cfg.Trusted = old
 		return err
 	}
-	r.cfg.Trusted = slices.Clone(ifaces)
 	return nil
 }
