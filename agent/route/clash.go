@@ -12,7 +12,7 @@ import (
 // Clash returns which route or address of this machine overlaps with pool, in the words of `ip route`, or "" if none does. Routes of the
 // interface iface are ours and do not count, nor do default routes and those that lead nowhere (blackhole and the like).
 func Clash(pool netip.Prefix, iface string) (string, error) {
-	routes, err := allRoutes()
+	routes, err := listRoutes(netlink.FAMILY_V4, unix.RT_TABLE_UNSPEC)
 	if err != nil {
 		return "", fmt.Errorf("reading this machine's routes, to see whether %v is free: %w", pool, err)
 	}
@@ -30,17 +30,46 @@ func Clash(pool netip.Prefix, iface string) (string, error) {
 	return "", nil
 }
 
-// allRoutes lists IPv4 routes of all tables. A list that the kernel says was torn by a change in between is asked for again, and at
-// last taken as it is: on a router that never rests it is as good as any.
-func allRoutes() (routes []netlink.Route, err error) {
-	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+// listRoutes lists the routes of a family in one table, or in all (RT_TABLE_UNSPEC). A list that the kernel says was torn by a change in
+// between is asked for again, and at last taken as it is: on a router that never rests it is as good as any.
+func listRoutes(family, table int) (routes []netlink.Route, err error) {
+	filter := &netlink.Route{Table: table}
 	for range 3 {
-		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4, all, netlink.RT_FILTER_TABLE)
+		routes, err = netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return routes, err
 		}
 	}
 	return routes, nil
+}
+
+// Foreign returns the prefixes that this machine reaches by routes of the main table that are not ours, with the interface each leads to
+// ("" for several). They come before routed prefixes (the rules in routed.go). Default routes are left out, and so is what is only link-local.
+func (r *Router) Foreign() (map[netip.Prefix]string, error) {
+	names, err := linkNames()
+	if err != nil {
+		return nil, fmt.Errorf("reading this machine's interfaces: %w", err)
+	}
+	out := map[netip.Prefix]string{}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := listRoutes(family, unix.RT_TABLE_MAIN)
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // a kernel without this family
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading this machine's routes: %w", err)
+		}
+		for _, route := range routes {
+			p, ok := occupied(route)
+			if !ok || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() || p.Addr().IsLoopback() {
+				continue
+			}
+			if _, foreign := describe(route, p, names, r.cfg.Interface); foreign {
+				out[p] = names[route.LinkIndex]
+			}
+		}
+	}
+	return out, nil
 }
 
 func linkNames() (map[int]string, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -257,6 +258,16 @@ func TestRoutedPrefixesNeverShadowTheMachinesOwn(t *testing.T) {
 	expect("203.0.113.9", 0x6777, "eth0") // a peer's endpoint
 	expect("198.51.100.9", 0, "eth0")     // connected
 	expect("2001:db8:5::1", 0, "tunnel")
+	foreign, err := r.Foreign()
+	if want := (map[netip.Prefix]string{netip.MustParsePrefix("198.51.100.0/24"): "eth0"}); err != nil || !maps.Equal(foreign, want) {
+		t.Errorf("this machine's own networks are %v (%v), want %v", foreign, err, want)
+	}
+	// A VPN that splits its default route in two does not draw routed prefixes.
+	half := &netlink.Route{LinkIndex: eth.Attrs().Index, Dst: cidr(t, "128.0.0.0/1"), Gw: net.IPv4(198, 51, 100, 2)}
+	if err := netlink.RouteAdd(half); err != nil {
+		t.Fatal(err)
+	}
+	expect("203.0.113.9", 0, "tunnel")
 	if err := r.Route(prefixes[1:2]); err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +278,9 @@ func TestRoutedPrefixesNeverShadowTheMachinesOwn(t *testing.T) {
 	if _, _, others := list(t, link); len(others) != 1 {
 		t.Errorf("rules are left: %v", others)
 	}
-	wantError(t, r.Route([]netip.Prefix{netip.MustParsePrefix("10.77.4.0/24")}), "10.77.4.0/24", "outside the overlay")
+	for _, bad := range []string{"10.77.4.0/24", "0.0.0.0/0", "128.0.0.0/1"} {
+		wantError(t, r.Route([]netip.Prefix{netip.MustParsePrefix(bad)}), bad, "outside the overlay")
+	}
 	if err := r.Route(prefixes); err != nil {
 		t.Fatal(err)
 	}

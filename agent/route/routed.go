@@ -13,11 +13,15 @@ import (
 
 // Routed prefixes are networks behind members. They live in a table of their own, reached by two rules (here for IPv6 too):
 //
-//	PREF:   from all lookup main suppress_prefixlength 0
+//	PREF:   from all lookup main suppress_prefixlength 1
 //	PREF+1: not from all fwmark MARK lookup TABLE
 //
 // So every route of this machine but the default one comes first (a routed prefix never shadows a connected network), and the tunnel's
-// own packets, which carry the mark, never enter the tunnel, wherever a peer's endpoint is.
+// own packets, which carry the mark, never enter the tunnel, wherever a peer's endpoint is. A default route may be split into two of one bit
+// (OpenVPN's redirect-gateway def1).
+
+// defaultBits is how long a default route may be.
+const defaultBits = 1
 
 // tableID and rule preferences follow from the interface's name: an agent that replaces a killed one finds its leftovers, and two agents
 // on one machine stay apart.
@@ -37,8 +41,8 @@ func (r *Router) Route(prefixes []netip.Prefix) error {
 	defer r.mu.Unlock()
 	want := make([]netip.Prefix, 0, len(prefixes))
 	for _, p := range prefixes {
-		if !p.IsValid() || p.Addr().Is4In6() || slices.ContainsFunc(r.cfg.Prefixes, p.Masked().Overlaps) && p.Bits() > 1 {
-			return fmt.Errorf("routing %v through interface %s: it is not a prefix outside the overlay", p, r.cfg.Interface)
+		if !p.IsValid() || p.Addr().Is4In6() || p.Bits() <= defaultBits || slices.ContainsFunc(r.cfg.Prefixes, p.Masked().Overlaps) {
+			return fmt.Errorf("routing %v through interface %s: it is no prefix outside the overlay, or it is a default route", p, r.cfg.Interface)
 		}
 		want = append(want, p.Masked())
 	}
@@ -48,27 +52,34 @@ func (r *Router) Route(prefixes []netip.Prefix) error {
 	if r.closed {
 		return fmt.Errorf("routing %v through interface %s: it is closed", want, r.cfg.Interface)
 	}
-	return r.routeLocked(want)
+	return r.routeLocked(want, false)
 }
 
-func (r *Router) routeLocked(want []netip.Prefix) error {
-	for _, p := range want {
-		if err := netlink.RouteReplace(r.routedRoute(p)); err != nil {
-			return r.fail(fmt.Sprintf("routing %v through", p), err)
-		}
-	}
+// routeLocked makes the difference to what is routed; with all, also what is there already, since its source address may be another.
+// One that fails does not stop the others.
+func (r *Router) routeLocked(want []netip.Prefix, all bool) error {
 	var errs []error
+	var have []netip.Prefix
+	for _, p := range want {
+		if all || !slices.Contains(r.routed, p) {
+			if err := netlink.RouteReplace(r.routedRoute(p)); err != nil {
+				errs = append(errs, r.fail(fmt.Sprintf("routing %v through", p), err))
+				continue
+			}
+		}
+		have = append(have, p)
+	}
 	for _, p := range r.routed {
 		if !slices.Contains(want, p) {
 			errs = append(errs, gone(netlink.RouteDel(r.routedRoute(p))))
 		}
 	}
 	had := len(r.routed) > 0
-	r.routed = want
+	r.routed = have
 	switch {
-	case len(want) > 0 && !had:
+	case len(have) > 0 && !had:
 		errs = append(errs, r.addRules())
-	case len(want) == 0 && had:
+	case len(have) == 0 && had:
 		errs = append(errs, r.removeRules())
 	}
 	return errors.Join(errs...)
@@ -90,7 +101,7 @@ func (r *Router) rules(family int) []*netlink.Rule {
 	for i, rule := range []*netlink.Rule{first, second} {
 		rule.Family, rule.Priority = family, rulePreference(r.cfg.Interface)+i
 	}
-	first.Table, first.SuppressPrefixlen = unix.RT_TABLE_MAIN, 0
+	first.Table, first.SuppressPrefixlen = unix.RT_TABLE_MAIN, defaultBits
 	second.Table, second.Mark, second.Invert = tableID(r.cfg.Interface), r.cfg.Mark, true
 	return []*netlink.Rule{first, second}
 }
@@ -120,7 +131,7 @@ func (r *Router) removeRules() error {
 			continue
 		}
 		for _, rule := range rules {
-			ours := rule.Priority == first && rule.Table == unix.RT_TABLE_MAIN && rule.SuppressPrefixlen == 0 ||
+			ours := rule.Priority == first && rule.Table == unix.RT_TABLE_MAIN && rule.SuppressPrefixlen >= 0 && rule.SuppressPrefixlen <= defaultBits ||
 				rule.Priority == first+1 && rule.Table == tableID(r.cfg.Interface)
 			if ours {
 				rule.Family = family
