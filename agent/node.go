@@ -52,6 +52,7 @@ type node struct {
 
 	workloads *workloads
 	gateway   *gateway.Gateway
+	routing   *routing
 
 	left *farewell
 }
@@ -186,6 +187,7 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 	})
 	n.extra = newExtras(n.links.Post)
 	n.meters = newMeters(n)
+	n.routing = newRouting(n)
 }
 
 // overlayPrefixes are the network's /48 and, if this node has an IPv4 address, the pool.
@@ -218,6 +220,7 @@ func (n *node) run(ctx context.Context) error {
 		{"renewal", renewer{n}.renewal},
 		{"names", n.names.run},
 		{"workloads", n.workloads.run},
+		{"networks", n.routing.run},
 		{"metrics", report{n}.metrics},
 	})
 	return err

@@ -117,6 +117,7 @@ func (n renewer) renew(ctx context.Context, m *enrol.Membership) error {
 	}
 	n.membership.Store(&renewed)
 	n.self.nudge()
+	n.routing.nudge()
 	_, leaf, _, err := renewed.Leaf()
 	if err != nil {
 		return err

@@ -55,6 +55,7 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 		st.Peers = append(st.Peers, row)
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })
+	st.Routes = append([]api.Route{}, n.routing.status(view, st.Self.Name)...)
 	st.Warnings = n.warnings(view)
 	st.Self.Gateway, st.Devices = n.gateway.On(), n.devices(ctx)
 	return st, nil
@@ -187,7 +188,7 @@ func (n report) members(ctx context.Context) ([]api.Member, error) {
 		}
 		out = append(out, api.Member{
 			Name: string(m.Name), ID: m.ID.String(), Address: prefixes(m.Addrs), Standing: "member", State: state, Issuer: m.Issuer,
-			Expires: &m.NotAfter, Tags: orEmpty(m.Tags), Software: m.Software, Updated: &m.Updated,
+			Expires: &m.NotAfter, Tags: orEmpty(m.Tags), Software: m.Software, Updated: &m.Updated, Routes: prefixTexts(m.Routes),
 		})
 	}
 	out = append(out, n.deviceMembers(ctx)...)
@@ -195,6 +196,14 @@ func (n report) members(ctx context.Context) ([]api.Member, error) {
 		out = append(out, api.Member{Name: string(g.Name), ID: g.ID.String(), Address: []string{}, Standing: string(g.Why), Tags: []string{}, Updated: &g.When})
 	}
 	return out, nil
+}
+
+func prefixTexts(ps []netip.Prefix) []string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.String())
+	}
+	return out
 }
 
 func orEmpty(s []string) []string {

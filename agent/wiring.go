@@ -126,6 +126,7 @@ func (n *node) controlLinks() []control.Link {
 // linkReported tells the control plane where a member is reached, so that it outlives the members that strangers reach. It runs in the
 // links' goroutine and must not block.
 func (n *node) linkReported(r links.Report) {
+	n.routing.nudge()
 	switch r.State {
 	case links.Connected:
 		n.control.Path(r.Peer, r.Path.Remote)

@@ -15,6 +15,7 @@ type Status struct {
 	Network *Network `json:"network"` // null: not a member yet
 	Self    Self     `json:"self"`
 	Peers   []Peer   `json:"peers"`
+	Routes  []Route  `json:"routes"` // networks behind members
 	// Warnings are sentences for the user: few issuers, IPv4 off, clock skew, two machines with one identity.
 	Warnings []string `json:"warnings,omitempty"`
 	Devices  []Device `json:"devices,omitempty"` // that this node serves
@@ -131,6 +132,7 @@ type Member struct {
 	Issuer   bool       `json:"issuer"`
 	Expires  *time.Time `json:"certificate_expires,omitempty"`
 	Tags     []string   `json:"tags"`
+	Routes   []string   `json:"routes,omitempty"` // networks behind it
 	Software string     `json:"version,omitempty"`
 	Updated  *time.Time `json:"updated,omitempty"`
 }

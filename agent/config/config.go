@@ -56,6 +56,7 @@ type Config struct {
 	LogLevel  slog.Level
 	Lifetime  time.Duration // of the certificates that this node gives, where it is an issuer
 	DNS       DNS
+	Networks  Networks
 }
 
 // raw is what a file, the environment or flags say, before it is checked. The toml names are the flags' names.
@@ -73,6 +74,7 @@ type raw struct {
 	LogLevel  string   `toml:"log-level"`
 	Lifetime  string   `toml:"certificate-lifetime"`
 	DNS       rawDNS   `toml:"dns"`
+	Networks  Networks `toml:"networks"`
 }
 
 // Flags registers the agent's flags. State and socket are registered by the root command, for all commands.
@@ -199,7 +201,7 @@ var interfaceName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
 func (r *raw) check() (*Config, error) {
 	c := &Config{
 		State: r.State, Socket: r.Socket, Token: strings.TrimSpace(r.Join), Port: r.Listen, Interface: r.Interface,
-		Advertise: r.Advertise, MTU: r.MTU, Page: r.Page,
+		Advertise: r.Advertise, MTU: r.MTU, Page: r.Page, Networks: r.Networks,
 	}
 	if r.Name != "" {
 		n, err := mesh.ParseName(r.Name)

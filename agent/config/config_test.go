@@ -84,6 +84,7 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 		"level":          {args: []string{"--log-level", "loud"}, want: "debug, info"},
 		"dns upstream":   {file: "[dns]\nupstream = [\"resolver\"]\n", want: "dns.upstream"},
 		"dns unknown":    {file: "[dns]\nupsteam = []\n", want: "unknown key"},
+		"networks":       {file: "[networks]\nkeep-sources = \"yes\"\n", want: "keep-sources"},
 		"dns nobody":     {file: "[dns]\nserve = false\nupstream = [\"192.0.2.53\"]\n", want: "contradicts"},
 		"env port":       {env: map[string]string{"GRIDWIRE_LISTEN": "70000"}, want: "no port number"},
 	} {

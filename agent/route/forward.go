@@ -26,43 +26,54 @@ func (r *Router) Forward(who string, on bool) error {
 	if r.closed {
 		return fmt.Errorf("forwarding for %s: interface %s is closed", who, r.cfg.Interface)
 	}
-	if r.forwards[who] == on {
+	return r.forwards.set(who, on)
+}
+
+// forwarding is who needs it, and what was changed for them.
+type forwarding struct {
+	iface   string // the tunnel's
+	users   map[string]bool
+	sysctls *sysctl.Keeper
+}
+
+func (f *forwarding) set(who string, on bool) error {
+	if f.users[who] == on {
 		return nil
 	}
 	if !on {
-		delete(r.forwards, who)
-		if len(r.forwards) > 0 {
+		delete(f.users, who)
+		if len(f.users) > 0 {
 			return nil
 		}
-		return r.stopForwarding()
+		return f.stop()
 	}
-	if len(r.forwards) == 0 {
-		if err := r.startForwarding(); err != nil {
-			return errors.Join(err, r.stopForwarding())
+	if len(f.users) == 0 {
+		if err := f.start(); err != nil {
+			return errors.Join(err, f.stop())
 		}
 	}
-	r.forwards[who] = true
+	f.users[who] = true
 	return nil
 }
 
-func (r *Router) startForwarding() error {
-	if err := r.forward6(); err != nil {
+func (f *forwarding) start() error {
+	if err := f.ipv6(); err != nil {
 		return fmt.Errorf("switching IPv6 forwarding on: %w", err)
 	}
-	if err := r.forward4(); err != nil {
+	if err := f.ipv4(); err != nil {
 		return fmt.Errorf("switching IPv4 forwarding on: %w", err)
 	}
 	return nil
 }
 
-func (r *Router) stopForwarding() error {
-	if err := r.sysctls.Restore(); err != nil {
+func (f *forwarding) stop() error {
+	if err := f.sysctls.Restore(); err != nil {
 		return fmt.Errorf("switching forwarding off again: %w", err)
 	}
 	return nil
 }
 
-func (r *Router) forward6() error {
+func (f *forwarding) ipv6() error {
 	if is(sysctlRoot+"/ipv6/conf/all/forwarding", "1") {
 		return nil
 	}
@@ -73,21 +84,21 @@ func (r *Router) forward6() error {
 	var accept []sysctl.Setting
 	forward := []sysctl.Setting{{Key: "ipv6/conf/all/forwarding", Value: "1"}} // which sets all others
 	for _, name := range names {
-		if name != r.cfg.Interface && is(sysctlRoot+"/ipv6/conf/"+name+"/accept_ra", "1") {
+		if name != f.iface && is(sysctlRoot+"/ipv6/conf/"+name+"/accept_ra", "1") {
 			accept = append(accept, sysctl.Setting{Key: "ipv6/conf/" + name + "/accept_ra", Value: "2"})
 		}
 		forward = append(forward, sysctl.Setting{Key: "ipv6/conf/" + name + "/forwarding", Value: "1"})
 	}
-	if err := r.sysctls.Change(accept); err != nil {
+	if err := f.sysctls.Change(accept); err != nil {
 		return err
 	}
-	return r.sysctls.Change(forward)
+	return f.sysctls.Change(forward)
 }
 
-func (r *Router) forward4() error {
-	own := sysctl.Setting{Key: "ipv4/conf/" + r.cfg.Interface + "/forwarding", Value: "1"}
+func (f *forwarding) ipv4() error {
+	own := sysctl.Setting{Key: "ipv4/conf/" + f.iface + "/forwarding", Value: "1"}
 	if is(sysctlRoot+"/ipv4/ip_forward", "1") {
-		return r.sysctls.Change([]sysctl.Setting{own})
+		return f.sysctls.Change([]sysctl.Setting{own})
 	}
 	names, err := confNames("ipv4")
 	if err != nil {
@@ -98,7 +109,7 @@ func (r *Router) forward4() error {
 	for _, name := range names {
 		forward = append(forward, sysctl.Setting{Key: "ipv4/conf/" + name + "/forwarding", Value: "1"})
 	}
-	return r.sysctls.Change(forward)
+	return f.sysctls.Change(forward)
 }
 
 const sysctlRoot = "/proc/sys/net"

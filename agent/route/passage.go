@@ -40,7 +40,7 @@ import (
 // addresses are not translated. It does not switch forwarding on (Forward).
 func (r *Router) Behind(networks []netip.Prefix, keep bool) error {
 	for _, p := range networks {
-		if err := r.checkNetwork(p); err != nil {
+		if err := checkNetwork(p); err != nil {
 			return fmt.Errorf("giving the overlay access to %v: %w", p, err)
 		}
 	}
@@ -61,7 +61,7 @@ func (r *Router) Behind(networks []netip.Prefix, keep bool) error {
 	return nil
 }
 
-func (r *Router) checkNetwork(p netip.Prefix) error {
+func checkNetwork(p netip.Prefix) error {
 	if !p.IsValid() || p.Addr().Is4In6() || p != p.Masked() || p.Bits() == 0 {
 		return fmt.Errorf("it is no prefix of some network")
 	}

@@ -46,8 +46,7 @@ type Router struct {
 	routed   []netip.Prefix
 	behind   []netip.Prefix // see Behind
 	keep     bool
-	forwards map[string]bool // who needs forwarding
-	sysctls  *sysctl.Keeper
+	forwards forwarding
 	closed   bool
 }
 
@@ -66,7 +65,8 @@ func Up(c Config) (*Router, error) {
 		return nil, fmt.Errorf("configuring interface %s: %w", c.Interface, err)
 	}
 	r := &Router{
-		cfg: c, link: link, log: c.Log, forwards: map[string]bool{}, sysctls: sysctl.New(sysctlRoot, sysctl.Life(), c.Notes, c.Log),
+		cfg: c, link: link, log: c.Log,
+		forwards: forwarding{c.Interface, map[string]bool{}, sysctl.New(sysctlRoot, sysctl.Life(), c.Notes, c.Log)},
 	}
 	if err := r.up(); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -93,7 +93,7 @@ func (c *Config) check() error {
 }
 
 func (r *Router) up() error {
-	if err := r.sysctls.Recover(); err != nil {
+	if err := r.forwards.sysctls.Recover(); err != nil {
 		r.log.Warn("could not put back kernel settings that an earlier agent had changed", "err", err)
 	}
 	off, err := r.clash()
@@ -283,7 +283,7 @@ func (r *Router) Close() error {
 		return nil
 	}
 	r.closed = true
-	errs := []error{r.sysctls.Restore(), r.removeRules(), r.clearTable()}
+	errs := []error{r.forwards.sysctls.Restore(), r.removeRules(), r.clearTable()}
 	for _, p := range r.cfg.Prefixes {
 		errs = append(errs, gone(netlink.RouteDel(r.overlayRoute(p))))
 	}

@@ -35,7 +35,7 @@ func membersCommand(g *globals) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), members)
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(tw, "NAME\tSTANDING\tLINK\tISSUER\tEXPIRES\tADDRESSES\tTAGS")
+			fmt.Fprintln(tw, "NAME\tSTANDING\tLINK\tISSUER\tEXPIRES\tADDRESSES\tTAGS\tNETWORKS")
 			for _, m := range members {
 				issuer, expires := "-", "-"
 				if m.Issuer {
@@ -47,8 +47,8 @@ func membersCommand(g *globals) *cobra.Command {
 				if m.Name == "" { // revoked, and its record never came here
 					m.Name = "(node " + m.ID[:8] + ")"
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Standing, dash(m.State), issuer, expires,
-					addressText(m.Address), dash(strings.Join(m.Tags, ",")))
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Standing, dash(m.State), issuer, expires,
+					addressText(m.Address), dash(strings.Join(m.Tags, ",")), dash(strings.Join(m.Routes, ",")))
 			}
 			return tw.Flush()
 		},

@@ -83,6 +83,7 @@ func printStatus(w io.Writer, st *api.Status) {
 		printPeers(w, st.Peers)
 	}
 	printDevices(w, st)
+	printRoutes(w, st.Routes)
 	for _, warning := range st.Warnings {
 		fmt.Fprintln(w)
 		printWrapped(w, "warning: "+warning)
