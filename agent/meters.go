@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/gridwire/gridwire/agent/ledger"
 	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/agent/meter"
 	"github.com/gridwire/gridwire/mesh"
 )
 
@@ -24,6 +26,17 @@ type counting struct{ *node }
 // run keeps the ledger until ctx ends.
 func (n counting) run(ctx context.Context) error { return n.meters.ledger.Run(ctx, n.readings) }
 
+// viewed has this node's own workloads counted.
+func (n counting) viewed(v *mesh.View) {
+	own := map[mesh.Name][]netip.Addr{}
+	if me, ok := v.Me(); ok {
+		for _, w := range me.Workloads {
+			own[w.Name] = w.Addrs
+		}
+	}
+	n.base.tun.Meter().SetWorkloads(own)
+}
+
 // readings are the counters as they are now.
 func (n counting) readings(ctx context.Context) []ledger.Reading {
 	return n.read(n.links.Snapshot(ctx))
@@ -39,8 +52,15 @@ func (n counting) read(table map[mesh.NodeID]links.Status) []ledger.Reading {
 			continue // put out just now
 		}
 		out = append(out, ledger.Reading{
-			Key: ledger.PeerKey(id), Name: string(m.Name), Epoch: n.boot, Counters: ledger.Counters{ReceiveBytes: l.RxBytes, TransmitBytes: l.TxBytes},
+			Key: ledger.PeerKey(id), Name: string(m.Name), Epoch: n.boot, Counters: ledger.Counters{ReceiveBytes: l.RxBytes, TransmitBytes: l.TxBytes, ReceivePackets: l.RxPackets, TransmitPackets: l.TxPackets},
 		})
 	}
+	n.base.tun.Meter().Workloads(func(name mesh.Name, c meter.Count) {
+		out = append(out, ledger.Reading{
+			// A workload that was removed and comes back is counted from zero.
+			Key: ledger.WorkloadKey(name), Name: string(name), Epoch: n.boot + c.Life,
+			Counters: ledger.Counters{ReceiveBytes: c.RxBytes, TransmitBytes: c.TxBytes, ReceivePackets: c.RxPackets, TransmitPackets: c.TxPackets},
+		})
+	})
 	return out
 }

@@ -32,6 +32,7 @@ func (n *node) wire(ctx context.Context) error {
 			return nil
 		case v := <-views:
 			n.links.Post(links.ViewChanged{View: v})
+			counting{n}.viewed(v)
 			n.self.nudge()
 		case cs := <-conns:
 			way, member := ways.newIn(cs)

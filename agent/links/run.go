@@ -166,7 +166,7 @@ func (r *Runner) count(ctx context.Context) {
 	}
 	ev := Counters{Peers: make(map[mesh.WGKey]PeerCounters, len(stats))}
 	for key, s := range stats {
-		ev.Peers[key] = PeerCounters{Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, Volume: Volume{RxBytes: s.RxBytes, TxBytes: s.TxBytes}}
+		ev.Peers[key] = PeerCounters{Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, Volume: Volume{s.RxBytes, s.TxBytes, s.RxPackets, s.TxPackets}}
 	}
 	r.reading.last = ev
 	r.step(ctx, ev)

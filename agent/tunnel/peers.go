@@ -47,7 +47,11 @@ func (t *Tunnel) SetPeer(p PeerConfig) error {
 			return err
 		}
 	}
-	return t.configure("setting", p.Key, c)
+	if err := t.configure("setting", p.Key, c); err != nil {
+		return err
+	}
+	t.tun.meter.SetPeer(p.Key, p.AllowedIPs)
+	return nil
 }
 
 // SetEndpoint says where to send to a peer from now on. The device follows the peer's own packets afterwards (roaming): an authenticated
@@ -70,7 +74,11 @@ func (t *Tunnel) RemovePeer(key mesh.WGKey) error {
 	t.mu.Lock()
 	delete(t.tried, key)
 	t.mu.Unlock()
-	return t.configure("removing", key, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true})
+	if err := t.configure("removing", key, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true}); err != nil {
+		return err
+	}
+	t.tun.meter.RemovePeer(key)
+	return nil
 }
 
 // configure changes one peer through the UAPI socket, as `wg set` would.

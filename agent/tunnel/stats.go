@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gridwire/gridwire/agent/meter"
 	"github.com/gridwire/gridwire/mesh"
 )
 
@@ -18,6 +19,8 @@ type PeerStats struct {
 	LastHandshake time.Time      // zero: none yet
 	RxBytes       uint64         // WireGuard messages, without UDP and IP headers
 	TxBytes       uint64
+	RxPackets     uint64 // of the overlay, inside them; neither handshakes nor keepalives
+	TxPackets     uint64
 }
 
 // Stats returns every peer's counters. It asks the device in this process: 23 us for 10 peers and 0.5 ms for 200, against 160 us and
@@ -31,8 +34,17 @@ func (t *Tunnel) Stats() (map[mesh.WGKey]PeerStats, error) {
 		return nil, fmt.Errorf("reading the counters of %s: %w", t.name, err)
 	}
 	t.port.Store(uint32(p.port))
+	t.tun.meter.Peers(func(key mesh.WGKey, c meter.Count) {
+		if s, ok := p.peers[key]; ok {
+			s.RxPackets, s.TxPackets = c.RxPackets, c.TxPackets
+			p.peers[key] = s
+		}
+	})
 	return p.peers, nil
 }
+
+// Meter returns what counts this tunnel's packets.
+func (t *Tunnel) Meter() *meter.Meter { return t.tun.meter }
 
 // Packets returns how many packets have passed through the interface, both ways together. It costs nothing.
 func (t *Tunnel) Packets() uint64 { return t.tun.packets.Load() }

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/gridwire/gridwire/agent/meter"
 )
 
 const tunPath = "/dev/net/tun"
@@ -87,17 +89,18 @@ func attach(fd int, name string) error {
 	return fmt.Errorf("creating interface %s: %w", name, err)
 }
 
-// countedTUN counts packets for the memory trimmer, and keeps "link up" and "link down" from the device: on them wireguard-go opens and
+// countedTUN counts packets, all of them for the memory trimmer and by their addresses in the meter, and keeps "link up" and "link down" from the device: on them wireguard-go opens and
 // closes the UDP socket, which here carries ICE and the control plane too, so `ip link set down` would cut the node off.
 type countedTUN struct {
 	tun.Device
 	packets atomic.Uint64
+	meter   *meter.Meter
 	events  chan tun.Event
 	done    chan struct{} // closed when the forwarder has ended
 }
 
 func countPackets(d tun.Device) *countedTUN {
-	t := &countedTUN{Device: d, events: make(chan tun.Event, 1), done: make(chan struct{})}
+	t := &countedTUN{Device: d, meter: meter.New(), events: make(chan tun.Event, 1), done: make(chan struct{})}
 	go t.forward() // Tunnel.Close waits for done
 	return t
 }
@@ -119,12 +122,15 @@ func (t *countedTUN) Events() <-chan tun.Event { return t.events }
 // Read implements tun.Device.
 func (t *countedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.Device.Read(bufs, sizes, offset)
-	t.packets.Add(uint64(max(n, 0)))
+	n = max(n, 0)
+	t.packets.Add(uint64(n))
+	t.meter.Out(bufs[:n], sizes[:n], offset)
 	return n, err
 }
 
 // Write implements tun.Device.
 func (t *countedTUN) Write(bufs [][]byte, offset int) (int, error) {
 	t.packets.Add(uint64(len(bufs)))
+	t.meter.In(bufs, offset) // before the device joins packets for the system
 	return t.Device.Write(bufs, offset)
 }
