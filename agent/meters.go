@@ -13,11 +13,12 @@ import (
 
 // meters are what this node counts of its traffic, over all its starts.
 type meters struct {
-	ledger *ledger.Ledger
+	started time.Time
+	ledger  *ledger.Ledger
 }
 
 func newMeters(n *node) *meters {
-	return &meters{ledger: ledger.Open(n.store, time.Now(), n.log.With("part", "ledger"))}
+	return &meters{started: time.Now(), ledger: ledger.Open(n.store, time.Now(), n.log.With("part", "ledger"))}
 }
 
 // counting fills the ledger.

@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -119,21 +122,53 @@ func (n report) targets() (string, []metrics.Member) {
 }
 
 func (n report) scrape(ctx context.Context) metrics.Snapshot {
-	view := n.dir.View()
+	view, now := n.dir.View(), time.Now()
 	s := metrics.Snapshot{
-		Version: Version, NAT: string(n.reach.prober.Report().Type), Members: view.Len(), ControlConnections: len(n.control.Connections()),
+		Now: now, Started: n.meters.started, Version: Version, NAT: string(n.reach.prober.Report().Type), Members: view.Len(),
+		ControlConnections: len(n.control.Connections()), Interfaces: n.speeds(), Workloads: n.workloads.samples(ctx),
 	}
+	s.ProbesSent, s.ProbeBytes = n.links.Cost()
 	if _, leaf, _, err := n.membership.Load().Leaf(); err == nil {
 		s.CertificateExpires = leaf.NotAfter
 	}
 	for q, c := range n.names.queries() {
-		s.Queries = append(s.Queries, metrics.Queries{Type: q.Type, RCode: q.RCode, Count: c})
+		s.DNS.Queries = append(s.DNS.Queries, metrics.Queries{Type: q.Type, RCode: q.RCode, Count: c})
 	}
-	s.Workloads = n.workloads.samples(ctx)
 	table := n.links.Snapshot(ctx)
-	n.meters.ledger.Record(time.Now(), counting(n).read(table))
+	n.meters.ledger.Record(now, counting(n).read(table))
+	for i := range s.Workloads {
+		w := &s.Workloads[i]
+		w.Traffic = n.meters.ledger.Total(ledger.WorkloadKey(mesh.Name(w.Name))).Counters
+	}
+	skews := n.control.Skew()
 	for p := range view.Peers() {
-		s.Peers = append(s.Peers, metrics.Peer{Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters})
+		row := metrics.Peer{
+			Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters, LastSeen: p.Updated,
+		}
+		if row.LastHeard.After(row.LastSeen) {
+			row.LastSeen = row.LastHeard
+		}
+		if row.LastSeen.After(now) { // by a clock that is ahead of ours
+			row.LastSeen = now
+		}
+		if skew, ok := skews[p.ID]; ok {
+			row.Skew = &skew
+		}
+		s.Peers = append(s.Peers, row)
 	}
 	return s
+}
+
+// speeds are those of the network interfaces that are up, where the kernel knows them (not of wireless and most virtual ones).
+func (n report) speeds() (out []metrics.Interface) {
+	for _, l := range n.netmon.State().Links {
+		b, err := os.ReadFile("/sys/class/net/" + l.Name + "/speed") // in Mbit/s, or -1
+		if err != nil || !l.Up {
+			continue
+		}
+		if mbit, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && mbit > 0 {
+			out = append(out, metrics.Interface{Name: l.Name, Speed: float64(mbit) * 1e6 / 8})
+		}
+	}
+	return out
 }

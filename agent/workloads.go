@@ -251,7 +251,7 @@ func (w *workloads) list(ctx context.Context) ([]api.Workload, error) {
 	return out, err
 }
 
-// samples are what metrics show.
+// samples are what metrics show; the ledger has their traffic.
 func (w *workloads) samples(ctx context.Context) []metrics.Workload {
 	all, err := w.List(ctx)
 	if err != nil {
@@ -259,7 +259,7 @@ func (w *workloads) samples(ctx context.Context) []metrics.Workload {
 	}
 	var out []metrics.Workload
 	for _, s := range all {
-		out = append(out, metrics.Workload{Name: string(s.Name), Up: s.Health == workload.Up, Counted: s.Interface != "", Counters: s.Counters})
+		out = append(out, metrics.Workload{Name: string(s.Name), Up: s.Health == workload.Up})
 	}
 	return out
 }
