@@ -21,7 +21,9 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
 # Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
 DEBS     := $(CURDIR)/bin/deb
-UNPACKED := systemd-resolved prometheus containernetworking-plugins # What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody. PAGES podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
+UNPACKED := systemd-resolved prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
+# What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
+PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
