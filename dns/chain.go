@@ -10,7 +10,7 @@ import (
 // chain answers packets: zone, then cache, then forward. It has no socket of its own.
 type chain struct {
 	zone    func() *Zone
-	forward *forwarder // nil: names outside are refused
+	forward forwarding
 	onQuery func(qtype, rcode string)
 }
 
@@ -30,8 +30,11 @@ func (c *chain) local(packet []byte, v via, now time.Time, buf []byte) ([]byte, 
 		c.onQuery(other, rcodeLabel(rcode))
 		return bare(packet, rcode), nil
 	}
-	q.forward = v.forward && c.forward != nil
-	m := c.answer(q, now)
+	fw := c.forward.current.Load()
+	if v.forward {
+		q.forward = fw
+	}
+	m := c.answer(q, fw, now)
 	if m == nil {
 		return nil, q
 	}
@@ -40,12 +43,12 @@ func (c *chain) local(packet []byte, v via, now time.Time, buf []byte) ([]byte, 
 
 // remote answers a query that local could not: it takes as long as [maxWait].
 func (c *chain) remote(ctx context.Context, q *query) []byte {
-	return c.finish(q, c.forward.answer(ctx, q), nil)
+	return c.finish(q, q.forward.answer(ctx, q), nil)
 }
 
 // finish counts an answer and makes its bytes.
 func (c *chain) finish(q *query, m *dns.Msg, buf []byte) []byte {
-	m.RecursionAvailable = q.forward
+	m.RecursionAvailable = q.forward != nil
 	c.onQuery(typeLabel(q.ask.Qtype), rcodeLabel(m.Rcode))
 	return q.pack(m, buf)
 }
@@ -56,7 +59,7 @@ func (c *chain) busy(q *query) []byte {
 }
 
 // answer returns nil if the query has to be forwarded.
-func (c *chain) answer(q *query, now time.Time) *dns.Msg {
+func (c *chain) answer(q *query, fw *forwarder, now time.Time) *dns.Msg {
 	switch {
 	case q.opt != nil && q.opt.Version() != 0:
 		return q.refuse(dns.RcodeBadVers, dns.ExtendedErrorCodeOther, "only EDNS version 0")
@@ -73,7 +76,7 @@ func (c *chain) answer(q *query, now time.Time) *dns.Msg {
 		return z.authoritative(q, f)
 	}
 	switch {
-	case c.forward != nil && c.forward.returned(q.ask.Name) || !q.forward: // a question that comes back may come from anywhere
+	case fw != nil && fw.returned(q.ask.Name) || q.forward == nil: // a question that comes back may come from anywhere
 		return q.refuse(dns.RcodeRefused, dns.ExtendedErrorCodeNotAuthoritative, "this server answers only for "+z.domain)
 	case !q.msg.RecursionDesired:
 		return q.refuse(dns.RcodeRefused, dns.ExtendedErrorCodeNotAuthoritative, "recursion is not desired")
@@ -82,7 +85,7 @@ func (c *chain) answer(q *query, now time.Time) *dns.Msg {
 		m.Answer = []dns.RR{minimal(q.ask.Name)}
 		return m
 	}
-	return c.forward.cached(q, now)
+	return q.forward.cached(q, now)
 }
 
 // authoritative is the answer with what the zone has, or with the SOA that says for how long it has nothing: RFC 2308, 2.

@@ -144,7 +144,7 @@ func FuzzChain(f *testing.F) {
 	f.Fuzz(func(t *testing.T, packet []byte, tcp bool) {
 		for _, forward := range []*forwarder{nil, newForwarder(nil, nil)} {
 			c := chainOf(z)
-			c.forward = forward
+			c.forward.current.Store(forward)
 			b, q := c.local(packet, via{tcp, true}, time.Unix(0, 0), make([]byte, 2*maxUDP))
 			if q != nil {
 				if forward == nil || b != nil {

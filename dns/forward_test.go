@@ -57,11 +57,11 @@ func closedPort(t *testing.T) netip.AddrPort {
 	return k.udp.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// forwarding is a chain in front of upstream servers, whose clock stands still.
-func forwarding(servers ...netip.AddrPort) *chain {
+// forwardingTo is a chain in front of upstream servers, whose clock stands still.
+func forwardingTo(servers ...netip.AddrPort) *chain {
 	c := chainOf(BuildZone(farm()))
-	c.forward = newForwarder(servers, discard)
-	c.forward.now = func() time.Time { return time.Unix(1000, 0) }
+	c.forward.current.Store(newForwarder(servers, discard))
+	c.forward.current.Load().now = func() time.Time { return time.Unix(1000, 0) }
 	return c
 }
 
@@ -81,7 +81,7 @@ func resolve(t testing.TB, c *chain, packet []byte, tcp bool, age int64) (m *dns
 
 func TestForward(t *testing.T) {
 	var count atomic.Int32
-	c := forwarding(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
+	c := forwardingTo(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
 		count.Add(1)
 		answerA(w, m, 1)
 	}))
@@ -120,7 +120,7 @@ func TestForward(t *testing.T) {
 
 // TestForwardLarge: what the upstream cuts is asked again over TCP; what the client cannot take is cut for it.
 func TestForwardLarge(t *testing.T) {
-	c := forwarding(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, tcp bool) {
+	c := forwardingTo(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, tcp bool) {
 		if !tcp {
 			r := new(dns.Msg)
 			r.SetReply(m)
@@ -149,7 +149,7 @@ func TestForwardFailures(t *testing.T) {
 		_ = w.WriteMsg(new(dns.Msg).SetRcode(m, dns.RcodeServerFailure))
 	})
 	works := fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) { good.Add(1); answerA(w, m, 1) })
-	c := forwarding(closedPort(t), fails, works)
+	c := forwardingTo(closedPort(t), fails, works)
 	for i := range 3 {
 		if m, _ := resolve(t, c, question(t, fmt.Sprintf("n%d.example.com.", i), dns.TypeA, nil), false, 0); len(m.Answer) != 1 {
 			t.Errorf("%v", m)
@@ -159,7 +159,7 @@ func TestForwardFailures(t *testing.T) {
 		t.Errorf("the failing server got %d questions, the good one %d; want 1 and 3", failing.Load(), good.Load())
 	}
 	withEDNS := func(m *dns.Msg) { m.SetEdns0(1232, false) }
-	c = forwarding(closedPort(t))
+	c = forwardingTo(closedPort(t))
 	m, _ := resolve(t, c, question(t, "example.com.", dns.TypeA, withEDNS), false, 0)
 	if m.Rcode != dns.RcodeServerFailure || !strings.Contains(m.String(), "refused") {
 		t.Errorf("no server answers: %v", m)
@@ -170,7 +170,7 @@ func TestForwardFailures(t *testing.T) {
 	if _, forwarded := resolve(t, c, question(t, "example.com.", dns.TypeA, withEDNS), false, 1); !forwarded {
 		t.Error("a failure is kept for more than a second")
 	}
-	c = forwarding(fails)
+	c = forwardingTo(fails)
 	if m, _ := resolve(t, c, question(t, "example.com.", dns.TypeA, withEDNS), false, 0); m.Rcode != dns.RcodeServerFailure || m.IsEdns0() == nil {
 		t.Errorf("the server fails: %v", m)
 	}
@@ -178,7 +178,7 @@ func TestForwardFailures(t *testing.T) {
 
 // TestForwardOldServer: a server that does not know EDNS is asked without.
 func TestForwardOldServer(t *testing.T) {
-	c := forwarding(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
+	c := forwardingTo(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
 		if m.IsEdns0() != nil {
 			r := new(dns.Msg).SetRcode(m, dns.RcodeFormatError)
 			r.Question = nil
@@ -194,7 +194,7 @@ func TestForwardOldServer(t *testing.T) {
 
 // TestForwardForged: answers with another number, another question or no sense are not believed, and the right one behind them is.
 func TestForwardForged(t *testing.T) {
-	c := forwarding(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
+	c := forwardingTo(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
 		forged := m.Copy()
 		forged.Response, forged.Id = true, m.Id+1
 		_ = w.WriteMsg(forged)
@@ -219,7 +219,7 @@ func TestForwardForged(t *testing.T) {
 func TestForwardOnce(t *testing.T) {
 	var count atomic.Int32
 	all := make(chan struct{})
-	c := forwarding(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
+	c := forwardingTo(fakeUpstream(t, func(w dns.ResponseWriter, m *dns.Msg, _ bool) {
 		count.Add(1)
 		<-all
 		answerA(w, m, 1)

@@ -23,7 +23,7 @@ type query struct {
 	ask     dns.Question // the only one
 	opt     *dns.OPT     // nil: the client does not speak EDNS
 	size    int          // of the largest answer that the client takes
-	forward bool         // an upstream server may be asked for this client
+	forward *forwarder   // whom to ask for names outside; nil: nobody, or not for this client
 }
 
 // parse reads a packet. It returns nil and a reason, which is a response code, or -1 for what gets no answer at all.

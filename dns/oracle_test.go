@@ -28,9 +28,9 @@ func expand(d Data) *master {
 		m.records = append(m.records, rr)
 	}
 	addrs := func(owner string, list []netip.Addr) {
-		add("%s 5 IN TYPE65280 \\# 0", owner)
+		add("%s 2 IN TYPE65280 \\# 0", owner)
 		for _, a := range list {
-			add("%s 5 IN %s %s", owner, map[bool]string{true: "A", false: "AAAA"}[a.Is4()], a)
+			add("%s 2 IN %s %s", owner, map[bool]string{true: "A", false: "AAAA"}[a.Is4()], a)
 		}
 	}
 	pointer := func(name string, list []netip.Addr) {
@@ -38,7 +38,7 @@ func expand(d Data) *master {
 			for _, p := range d.Prefixes {
 				if p.Contains(a) {
 					r, _ := dns.ReverseAddr(a.String())
-					add("%s 5 IN PTR %s", r, name)
+					add("%s 2 IN PTR %s", r, name)
 				}
 			}
 		}
@@ -47,8 +47,8 @@ func expand(d Data) *master {
 		m.apexes = append(m.apexes, cuts(p)...)
 	}
 	for _, a := range m.apexes {
-		add("%s 5 IN SOA %s.%s. hostmaster.%s. %d 3600 600 86400 5", a, d.Self, d.Domain, d.Domain, d.Serial)
-		add("%s 5 IN NS %s.%s.", a, d.Self, d.Domain)
+		add("%s 2 IN SOA %s.%s. hostmaster.%s. %d 3600 600 86400 2", a, d.Self, d.Domain, d.Domain, d.Serial)
+		add("%s 2 IN NS %s.%s.", a, d.Self, d.Domain)
 	}
 	for _, mem := range d.Members {
 		name := mem.Name + "." + d.Domain + "."
@@ -61,8 +61,8 @@ func expand(d Data) *master {
 			pointer(host, w.Addrs)
 			for _, p := range w.Ports {
 				if len(w.Addrs) > 0 {
-					add("_%s._%s.%s 5 IN SRV 0 1 %d %s", p.Name, p.Proto, host, p.Number, host)
-					add("_%s._%s.%s. 5 IN SRV 0 1 %d %s", p.Name, p.Proto, d.Domain, p.Number, host)
+					add("_%s._%s.%s 2 IN SRV 0 1 %d %s", p.Name, p.Proto, host, p.Number, host)
+					add("_%s._%s.%s. 2 IN SRV 0 1 %d %s", p.Name, p.Proto, d.Domain, p.Number, host)
 				}
 			}
 		}

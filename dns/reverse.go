@@ -115,3 +115,38 @@ func nibble(label string) (byte, bool) {
 	v, err := strconv.ParseUint(label, 16, 8)
 	return byte(v), err == nil
 }
+
+// ReverseZones returns the names of the reverse zones that a Zone with these prefixes answers for, without the final dot: more than one for a
+// prefix that ends within a label, as 10.64.0.0/12 does.
+func ReverseZones(prefixes []netip.Prefix) []string {
+	var out []string
+	for _, p := range prefixes {
+		if !p.IsValid() || p.Bits() == 0 {
+			continue
+		}
+		f := &family6
+		if p.Addr().Is4() {
+			f = &family4
+		}
+		bits := f.round(p.Bits())
+		a := p.Masked().Addr()
+		for range 1 << (bits - p.Bits()) {
+			zone := netip.PrefixFrom(a, bits)
+			out = append(out, strings.TrimSuffix(f.name(zone), "."))
+			a = after(zone)
+		}
+	}
+	return out
+}
+
+// after returns the first address behind a prefix; of the last one it is the first of all.
+func after(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	carry := uint(1) << (7 - (p.Bits()-1)%8)
+	for i := (p.Bits() - 1) / 8; i >= 0 && carry > 0; i-- {
+		sum := uint(b[i]) + carry
+		b[i], carry = byte(sum), sum>>8
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

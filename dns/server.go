@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -21,10 +19,10 @@ const (
 
 // Config is all that a server needs. Zone is required.
 type Config struct {
-	Listen    []netip.AddrPort // at least one, and never the unspecified address; port 0 (tests): any free one
+	Listen    []netip.AddrPort // at least one, and never the unspecified address; port 0 (tests): any free one. See Server.Listen
 	Interface string           // the sockets receive from it alone (SO_BINDTODEVICE; Linux). Empty: from any
 	Zone      func() *Zone     // the newest snapshot; must not block; nil until there is one: SERVFAIL
-	Upstream  []netip.AddrPort // asked for all other names; empty: they are refused
+	Upstream  []netip.AddrPort // asked for all other names; empty: they are refused. See Server.Forward
 
 	// ForwardFor says who, besides this server's own addresses, may have other names resolved: devices that have no other server.
 	// It must not block. nil: nobody, so that no member can make this one its resolver.
@@ -43,21 +41,14 @@ type Config struct {
 type Server struct {
 	chain   *chain
 	limit   *limiter
-	own     map[netip.Addr]bool // our own addresses have no limit, and may ask for all names
 	others  func(netip.Addr) bool
 	log     *slog.Logger
 	now     func() time.Time
 	probe   time.Duration
-	sockets []socket
+	doors   doors
 	waiting chan struct{} // a place for each question that waits for an upstream
 	conns   conns
 	started atomic.Bool
-}
-
-// socket is one address.
-type socket struct {
-	udp *net.UDPConn
-	tcp *net.TCPListener
 }
 
 // New checks the configuration and binds the sockets, so that a port in use is an error before anything starts. Run has to follow, or Close.
@@ -89,7 +80,6 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		chain:   &chain{zone: cfg.Zone, onQuery: cfg.OnQuery},
 		limit:   newLimiter(cfg.RatePerClient, cfg.Burst, cfg.now()),
-		own:     make(map[netip.Addr]bool),
 		others:  cfg.ForwardFor,
 		log:     cfg.Log,
 		now:     cfg.now,
@@ -97,16 +87,17 @@ func New(cfg Config) (*Server, error) {
 		waiting: make(chan struct{}, maxWaiting),
 		conns:   conns{open: make(map[[16]byte]int)},
 	}
-	if len(cfg.Upstream) > 0 {
-		s.chain.forward = newForwarder(cfg.Upstream, cfg.Log)
-	}
+	s.doors.own.Store(&map[netip.Addr]bool{})
+	var on []Bind
 	for _, a := range cfg.Listen {
-		k, err := bind(a, cfg.Interface)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("listen for DNS questions on %s: %w", a, err), s.Close())
-		}
-		s.sockets = append(s.sockets, k)
-		s.own[a.Addr().Unmap()] = true
+		on = append(on, Bind{a, cfg.Interface})
+	}
+	err := s.Listen(on)
+	if err == nil {
+		err = s.Forward(cfg.Upstream)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -121,27 +112,12 @@ func (c *Config) check() error {
 	if c.Burst < 0 {
 		return fmt.Errorf("dns: a burst of %d questions: want at least 1", c.Burst)
 	}
-	own := make(map[netip.AddrPort]bool)
 	for _, a := range c.Listen {
-		if !a.IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
-			return fmt.Errorf("dns: cannot listen on %s: want one address of this machine, not all of them", a)
-		}
-		own[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())] = true
-	}
-	for _, a := range c.Upstream {
-		if !a.IsValid() || a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
-			return fmt.Errorf("dns: upstream %s is no address of a server, want ADDRESS:PORT", a)
-		}
-		if own[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())] {
-			return fmt.Errorf("dns: upstream %s is this server itself: name another one", a)
+		if err := checkAddr(a); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// Addr returns the first address, with the port that was bound.
-func (s *Server) Addr() netip.AddrPort {
-	return s.sockets[0].udp.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
 // Run answers until ctx ends, and returns when all that it started has ended. It can be called once. An error means that a
@@ -154,16 +130,10 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, k := range s.sockets {
-		for range udpWorkers {
-			wg.Go(func() { fail(cancel, s.serveUDP(ctx, k.udp, &wg)) })
-		}
-		wg.Go(func() { fail(cancel, s.serveTCP(ctx, k.tcp, &wg)) })
-	}
-	if f := s.chain.forward; f != nil {
-		wg.Go(func() { f.loop.run(ctx, s.probe) })
-	}
+	s.doors.open(func(k *socket) { s.serve(ctx, cancel, k, &wg) })
+	s.chain.follow(ctx, s.probe, &wg)
 	<-ctx.Done()
+	s.chain.unfollow()
 	err := s.Close()
 	wg.Wait()
 	if parent.Err() != nil {
@@ -172,18 +142,16 @@ func (s *Server) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// Close releases the sockets of a server that is not run.
-func (s *Server) Close() error {
-	var errs []error
-	for _, k := range s.sockets {
-		for _, c := range []io.Closer{k.udp, k.tcp} {
-			if err := c.Close(); !errors.Is(err, net.ErrClosed) {
-				errs = append(errs, err)
-			}
-		}
+// serve starts what answers on a socket, until that is closed.
+func (s *Server) serve(ctx context.Context, cancel context.CancelCauseFunc, k *socket, wg *sync.WaitGroup) {
+	for range udpWorkers {
+		wg.Go(func() { fail(cancel, s.serveUDP(ctx, k.udp, wg)) })
 	}
-	return errors.Join(errs...)
+	wg.Go(func() { fail(cancel, s.serveTCP(ctx, k.tcp, wg)) })
 }
+
+// Close releases the sockets of a server that is not run.
+func (s *Server) Close() error { return s.doors.close() }
 
 func fail(cancel context.CancelCauseFunc, err error) {
 	if err != nil {
@@ -194,7 +162,7 @@ func fail(cancel context.CancelCauseFunc, err error) {
 // allowed takes a question from a client's budget.
 func (s *Server) allowed(client netip.Addr) bool {
 	client = client.Unmap()
-	if s.own[client] || s.limit.allow(client, s.now()) {
+	if s.doors.isOwn(client) || s.limit.allow(client, s.now()) {
 		return true
 	}
 	s.chain.onQuery(other, "LIMITED")
@@ -204,7 +172,7 @@ func (s *Server) allowed(client netip.Addr) bool {
 // via says what a client may do.
 func (s *Server) via(client netip.Addr, tcp bool) via {
 	client = client.Unmap()
-	return via{tcp: tcp, forward: s.own[client] || s.others(client)}
+	return via{tcp: tcp, forward: s.doors.isOwn(client) || s.others(client)}
 }
 
 // answer is chain.local behind a guard: the agent that holds the tunnels must not end because of a packet that the parser, which is not

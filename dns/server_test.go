@@ -323,7 +323,7 @@ func TestLoop(t *testing.T) {
 	to := addr.String()
 	back.Store(&to) // before the server starts
 	s := run(t, Config{Listen: []netip.AddrPort{addr}, Upstream: []netip.AddrPort{up}, Log: slog.New(slog.NewTextHandler(&log, nil)), probe: 20 * time.Millisecond})
-	within(t, "the loop found", s.chain.forward.servers[0].looping.Load)
+	within(t, "the loop found", s.chain.forward.current.Load().servers[0].looping.Load)
 	start := time.Now()
 	if m := exchanged(t, s, "udp", "example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
 		t.Error(m)
@@ -344,7 +344,7 @@ func TestLoop(t *testing.T) {
 	back.Store(&to)
 	within(t, "the later loop found", func() bool {
 		exchanged(t, s, "udp", probeName(), dns.TypeA) // any name that is not in the cache
-		return s.chain.forward.servers[0].looping.Load()
+		return s.chain.forward.current.Load().servers[0].looping.Load()
 	})
 }
 

@@ -8,9 +8,10 @@ import (
 	"strings"
 )
 
-// TTL is the time to live of every record of the zone and of every negative answer, in seconds: short, so that a workload that
-// has moved is found soon, and long enough that a page with a hundred pictures asks once.
-const TTL = 5
+// TTL is the time to live of every record of the zone and of every negative answer, in seconds. A workload that has moved is to be found
+// within 5 s: a cache may have asked just before, and then the change needs its own time to arrive (a record's signing and gossip, the
+// zone's building: less than a second in a quiet network, up to three in a busy one). Still a page with a hundred pictures asks once.
+const TTL = 2
 
 // Member is a member of the network, with what runs on it.
 type Member struct {

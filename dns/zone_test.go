@@ -12,44 +12,44 @@ import (
 // TestAnswers shows what the zone of farm() says, as dig would print it.
 func TestAnswers(t *testing.T) {
 	c := chainOf(BuildZone(farm()))
-	const soa = "farm.internal. 5 IN SOA bob.farm.internal. hostmaster.farm.internal. 42 3600 600 86400 5"
+	const soa = "farm.internal. 2 IN SOA bob.farm.internal. hostmaster.farm.internal. 42 3600 600 86400 2"
 	reverse6, _ := dns.ReverseAddr("fd00:1:2::a:0:0:2")
 	reverse6soa := strings.Replace(soa, "farm.internal.", "2.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa.", 1)
 	for _, x := range []struct {
 		name, typ, rcode string
 		want             []string // the answer, or the authority section if there is none
 	}{
-		{"alice.farm.internal.", "A", "NOERROR", []string{"alice.farm.internal. 5 IN A 10.77.0.1"}},
-		{"alice.farm.internal.", "AAAA", "NOERROR", []string{"alice.farm.internal. 5 IN AAAA fd00:1:2:0:a::1"}},
-		{"WEB.Alice.farm.INTERNAL.", "AAAA", "NOERROR", []string{"WEB.Alice.farm.INTERNAL. 5 IN AAAA fd00:1:2:0:a::2"}},
+		{"alice.farm.internal.", "A", "NOERROR", []string{"alice.farm.internal. 2 IN A 10.77.0.1"}},
+		{"alice.farm.internal.", "AAAA", "NOERROR", []string{"alice.farm.internal. 2 IN AAAA fd00:1:2:0:a::1"}},
+		{"WEB.Alice.farm.INTERNAL.", "AAAA", "NOERROR", []string{"WEB.Alice.farm.INTERNAL. 2 IN AAAA fd00:1:2:0:a::2"}},
 		{"web.alice.farm.internal.", "A", "NOERROR", []string{soa}},
-		{"any.thing.web.alice.farm.internal.", "AAAA", "NOERROR", []string{"any.thing.web.alice.farm.internal. 5 IN AAAA fd00:1:2:0:a::2"}},
+		{"any.thing.web.alice.farm.internal.", "AAAA", "NOERROR", []string{"any.thing.web.alice.farm.internal. 2 IN AAAA fd00:1:2:0:a::2"}},
 		{"any.thing.web.alice.farm.internal.", "A", "NOERROR", []string{soa}},
 		{"nothing.alice.farm.internal.", "A", "NXDOMAIN", []string{soa}},
-		{"xn--bcher-kva.farm.internal.", "AAAA", "NOERROR", []string{"xn--bcher-kva.farm.internal. 5 IN AAAA fd00:1:2:0:c::1"}},
+		{"xn--bcher-kva.farm.internal.", "AAAA", "NOERROR", []string{"xn--bcher-kva.farm.internal. 2 IN AAAA fd00:1:2:0:c::1"}},
 		{`b\195\188cher.farm.internal.`, "AAAA", "NXDOMAIN", []string{soa}},
 		{`alice\.farm.internal.`, "A", "REFUSED", nil},
 		{`x\.alice.farm.internal.`, "A", "NXDOMAIN", []string{soa}},
-		{"_http._tcp.web.alice.farm.internal.", "SRV", "NOERROR", []string{"_http._tcp.web.alice.farm.internal. 5 IN SRV 0 1 8080 web.alice.farm.internal."}},
-		{"_syslog._udp.db.alice.farm.internal.", "SRV", "NOERROR", []string{"_syslog._udp.db.alice.farm.internal. 5 IN SRV 0 1 514 db.alice.farm.internal."}},
+		{"_http._tcp.web.alice.farm.internal.", "SRV", "NOERROR", []string{"_http._tcp.web.alice.farm.internal. 2 IN SRV 0 1 8080 web.alice.farm.internal."}},
+		{"_syslog._udp.db.alice.farm.internal.", "SRV", "NOERROR", []string{"_syslog._udp.db.alice.farm.internal. 2 IN SRV 0 1 514 db.alice.farm.internal."}},
 		{"_http._tcp.farm.internal.", "SRV", "NOERROR", []string{
-			"_http._tcp.farm.internal. 5 IN SRV 0 1 8080 web.alice.farm.internal.", "_http._tcp.farm.internal. 5 IN SRV 0 1 80 web.bob.farm.internal."}},
+			"_http._tcp.farm.internal. 2 IN SRV 0 1 8080 web.alice.farm.internal.", "_http._tcp.farm.internal. 2 IN SRV 0 1 80 web.bob.farm.internal."}},
 		{"_http._udp.farm.internal.", "SRV", "NXDOMAIN", []string{soa}},
 		{"_tcp.farm.internal.", "SRV", "NOERROR", []string{soa}},            // an empty non-terminal
 		{"_tcp.web.alice.farm.internal.", "AAAA", "NOERROR", []string{soa}}, // and one in a wildcard's place
 		{"_ftp._tcp.web.alice.farm.internal.", "SRV", "NXDOMAIN", []string{soa}},
 		{"farm.internal.", "SOA", "NOERROR", []string{soa}},
-		{"farm.internal.", "NS", "NOERROR", []string{"farm.internal. 5 IN NS bob.farm.internal."}},
+		{"farm.internal.", "NS", "NOERROR", []string{"farm.internal. 2 IN NS bob.farm.internal."}},
 		{"farm.internal.", "A", "NOERROR", []string{soa}},
-		{"farm.internal.", "ANY", "NOERROR", []string{`farm.internal. 5 IN HINFO "RFC8482" ""`}},
+		{"farm.internal.", "ANY", "NOERROR", []string{`farm.internal. 2 IN HINFO "RFC8482" ""`}},
 		{"nothing.farm.internal.", "ANY", "NXDOMAIN", []string{soa}},
-		{"1.0.77.10.in-addr.arpa.", "PTR", "NOERROR", []string{"1.0.77.10.in-addr.arpa. 5 IN PTR alice.farm.internal."}},
+		{"1.0.77.10.in-addr.arpa.", "PTR", "NOERROR", []string{"1.0.77.10.in-addr.arpa. 2 IN PTR alice.farm.internal."}},
 		{"0.77.10.in-addr.arpa.", "PTR", "NOERROR", []string{strings.Replace(soa, "farm.internal.", "77.10.in-addr.arpa.", 1)}},
 		{"2.0.77.10.in-addr.arpa.", "PTR", "NXDOMAIN", []string{strings.Replace(soa, "farm.internal.", "77.10.in-addr.arpa.", 1)}},
-		{"77.10.in-addr.arpa.", "NS", "NOERROR", []string{"77.10.in-addr.arpa. 5 IN NS bob.farm.internal."}},
+		{"77.10.in-addr.arpa.", "NS", "NOERROR", []string{"77.10.in-addr.arpa. 2 IN NS bob.farm.internal."}},
 		{"10.in-addr.arpa.", "NS", "REFUSED", nil},
 		{"7.2.0.192.in-addr.arpa.", "PTR", "REFUSED", nil}, // an address outside the overlay
-		{reverse6, "PTR", "NOERROR", []string{reverse6 + " 5 IN PTR web.alice.farm.internal."}},
+		{reverse6, "PTR", "NOERROR", []string{reverse6 + " 2 IN PTR web.alice.farm.internal."}},
 		{"f" + reverse6[1:], "PTR", "NXDOMAIN", []string{reverse6soa}},
 		{"internal.", "SOA", "REFUSED", nil},
 		{"notfarm.internal.", "A", "REFUSED", nil},
@@ -82,8 +82,8 @@ func TestAnswers(t *testing.T) {
 func TestAdditional(t *testing.T) {
 	c := chainOf(BuildZone(farm()))
 	for name, want := range map[string][]string{
-		"_http._tcp.farm.internal.": {"web.alice.farm.internal. 5 IN AAAA fd00:1:2:0:a::2", "web.bob.farm.internal. 5 IN AAAA fd00:1:2:0:b::2"},
-		"farm.internal.":            {"bob.farm.internal. 5 IN AAAA fd00:1:2:0:b::1"},
+		"_http._tcp.farm.internal.": {"web.alice.farm.internal. 2 IN AAAA fd00:1:2:0:a::2", "web.bob.farm.internal. 2 IN AAAA fd00:1:2:0:b::2"},
+		"farm.internal.":            {"bob.farm.internal. 2 IN AAAA fd00:1:2:0:b::1"},
 	} {
 		typ := dns.TypeSRV
 		if name == "farm.internal." {

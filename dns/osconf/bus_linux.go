@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/godbus/dbus/v5"
 )
 
+const systemSocket = "/run/dbus/system_bus_socket"
+
 // systemBus connects to the system's bus, until ctx ends. The address is $DBUS_SYSTEM_BUS_ADDRESS or the usual socket.
 func systemBus(ctx context.Context) (Bus, error) {
+	if os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") == "" && shared(systemSocket) {
+		return nil, errors.New("the D-Bus is the whole machine's, and this program runs in a network namespace of its own")
+	}
 	c, err := dbus.ConnectSystemBus(dbus.WithContext(ctx), dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	if err != nil {
 		return nil, fmt.Errorf("connect to D-Bus: %w", err)

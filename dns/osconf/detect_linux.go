@@ -12,7 +12,7 @@ import (
 
 // System is the machine this program runs on.
 func System(log *slog.Logger) Env {
-	return Env{Root: "/", Bus: systemBus, Run: run, Exists: interfaceExists, Log: log}
+	return Env{Root: "/", Bus: systemBus, Run: run, Exists: interfaceExists, Shared: shared, Log: log}
 }
 
 // Detect finds out which mechanism is in charge of names on this machine, by what /etc/resolv.conf is and who answers on D-Bus. It
@@ -29,6 +29,9 @@ func Detect(e Env) (Manager, error) {
 }
 
 func detect(ctx context.Context, e Env) (backend, error) {
+	if err := e.ours(); err != nil {
+		return nil, err
+	}
 	raw, _ := e.read(resolvConf)
 	text := foreign(raw)
 	var bus Bus
@@ -63,7 +66,7 @@ func detect(ctx context.Context, e Env) (backend, error) {
 			}
 		}
 	}
-	if link, err := e.follow(resolvConf); header(text, "resolvconf") || err == nil && strings.HasSuffix(link, "/resolvconf/resolv.conf") {
+	if link, err := e.follow(resolvConf); !e.shared(resolvconfFolder) && (header(text, "resolvconf") || err == nil && strings.HasSuffix(link, "/resolvconf/resolv.conf")) {
 		out, err := e.run(ctx, "resolvconf", "--version")
 		switch {
 		case err == nil && strings.HasPrefix(out, "openresolv"):
@@ -74,6 +77,16 @@ func detect(ctx context.Context, e Env) (backend, error) {
 		// Not installed any more, or resolvectl under its name: what it left is a plain file.
 	}
 	return &plain{env: e}, nil
+}
+
+// ours returns an error if resolv.conf is not for this program to change.
+func (e Env) ours() error {
+	name, err := e.follow(resolvConf)
+	if err == nil && e.shared(name) {
+		return fmt.Errorf("%s is the whole machine's, and this program runs in a network namespace of its own (bind a file over it, as "+
+			"`ip netns exec` does with /etc/netns/NAME/resolv.conf): %w", name, ErrUnsupported)
+	}
+	return nil
 }
 
 func (e Env) run(ctx context.Context, program string, args ...string) (string, error) {
@@ -155,7 +168,12 @@ func Restore(ctx context.Context, e Env) (done []string, err error) {
 	for _, restore := range []func() ([]string, error){
 		func() ([]string, error) { return restoreResolvconf(ctx, e) },
 		func() ([]string, error) { return restoreDnsmasq(ctx, e) },
-		func() ([]string, error) { return restorePlain(e) },
+		func() ([]string, error) {
+			if e.ours() != nil {
+				return nil, nil
+			}
+			return restorePlain(e)
+		},
 	} {
 		d, err := restore()
 		done, errs = append(done, d...), append(errs, err)

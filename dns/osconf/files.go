@@ -134,10 +134,10 @@ func unescape(s string) string {
 // rights adds to an error of a file operation which right is missing.
 func rights(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: this takes root", err)
+		return fmt.Errorf("%w: %w: it takes root", err, ErrRights)
 	}
 	if errors.Is(err, syscall.EROFS) {
-		return fmt.Errorf("%w: the agent may not write there", err)
+		return fmt.Errorf("%w: %w: it may not write there", err, ErrRights)
 	}
 	return err
 }

@@ -96,7 +96,7 @@ func (d *dnsmasq) reload(ctx context.Context) error {
 		return nil
 	}
 	if isBusError(err, "PermissionDenied") || isBusError(err, "AccessDenied") {
-		return fmt.Errorf("reload NetworkManager: %w: this takes root, or a polkit rule that allows %s.reload", err, nmName)
+		return fmt.Errorf("reload NetworkManager: %w: %w: it takes root, or a polkit rule that allows %s.reload", err, ErrRights, nmName)
 	}
 	return fmt.Errorf("reload NetworkManager: %w", err)
 }
@@ -112,6 +112,9 @@ func (d *dnsmasq) refresh(_ context.Context, s Settings) error {
 func (d *dnsmasq) wake(context.Context) (<-chan struct{}, func(), error) { return nil, nil, nil }
 
 func restoreDnsmasq(ctx context.Context, e Env) (done []string, err error) {
+	if e.shared(nmFolder) {
+		return nil, nil
+	}
 	done, err = e.removeDead(nmFolder)
 	if len(done) == 0 || e.Bus == nil {
 		return done, err

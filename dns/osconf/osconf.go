@@ -54,7 +54,8 @@ type Manager interface {
 	Name() string
 	// NeedsUpstream reports that the mechanism cannot tell domains apart: all questions of this machine will come to us.
 	NeedsUpstream() bool
-	// Upstream returns the name servers that the machine would use without us, never one of ours. It may be called before Apply, and
+	// Upstream returns the name servers that the machine would use without us, never one of ours; none where it names none (and so would ask
+	// itself, which goes on doing so behind us). It may be called before Apply, and
 	// should be, so that the first question after Apply finds a forwarder.
 	Upstream() ([]netip.Addr, error)
 	// Apply points the system at us. Called again, it replaces the former settings. An error means that nothing was changed or that it
@@ -73,6 +74,7 @@ var (
 	ErrChanged     = errors.New("another program has changed it since")
 	ErrUnavailable = errors.New("not available at the moment") // the mechanism in charge does not answer yet: try again later
 	ErrUnsupported = errors.New("not possible on this system")
+	ErrRights      = errors.New("this program lacks a right") // what follows says which
 )
 
 // Env is the part of a machine that this package touches. System returns the real one.
@@ -81,6 +83,7 @@ type Env struct {
 	Bus      func(context.Context) (Bus, error)  // connects to the system's D-Bus; nil where there is none
 	Run      Runner                              // runs a program
 	Exists   func(iface string) bool             // whether an interface exists: who wrote marks for it is alive
+	Shared   func(path string) bool              // the file is not for this program to change: it is others' machine. nil: none is
 	Registry func(path string) (Registry, error) // opens a folder below HKEY_LOCAL_MACHINE; Windows only
 	Refresh  func(context.Context) error         // tells the system that the registry has changed; Windows only
 	Log      *slog.Logger
@@ -203,6 +206,14 @@ func checkDomain(name string) (string, error) {
 		}
 	}
 	return n, nil
+}
+
+func (e Env) shared(name string) bool { return e.Shared != nil && e.Shared(name) }
+
+// Servers returns the name servers of resolv.conf that are not ours, in order; none where it has none.
+func Servers(e Env) []netip.Addr {
+	text, _ := e.read(resolvConf)
+	return nameservers(foreign(text))
 }
 
 func (e Env) log() *slog.Logger {

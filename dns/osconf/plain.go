@@ -41,7 +41,7 @@ func (p *plain) upstream() ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return servers(foreign(f.text)), nil
+	return nameservers(foreign(f.text)), nil
 }
 
 func (p *plain) apply(_ context.Context, s Settings) error {

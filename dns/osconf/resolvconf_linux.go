@@ -39,7 +39,7 @@ func (r *resolvconf) upstream() ([]netip.Addr, error) {
 		}
 	}
 	var others []netip.Addr
-	for _, a := range servers(foreign(text)) {
+	for _, a := range nameservers(foreign(text)) {
 		if !ours[a] {
 			others = append(others, a)
 		}
@@ -55,7 +55,7 @@ func (r *resolvconf) apply(ctx context.Context, s Settings) error {
 		}
 	}
 	if _, err := r.env.Run(ctx, record(s), "resolvconf", "-a", r.env.recordName(s.Interface, r.open)); err != nil {
-		return errors.Join(rights(err), r.revert(ctx, s))
+		return errors.Join(programRights(err), r.revert(ctx, s))
 	}
 	if err := r.refresh(ctx, s); err != nil {
 		return errors.Join(err, r.revert(ctx, s))
@@ -81,7 +81,15 @@ func (e Env) deleteRecord(ctx context.Context, name string, open bool) error {
 		args = []string{"-f", "-d", name}
 	}
 	_, err := e.Run(ctx, "", "resolvconf", args...)
-	return rights(err)
+	return programRights(err)
+}
+
+// programRights is rights for what a program could not do: it only says so in its own words.
+func programRights(err error) error {
+	if err != nil && os.Geteuid() > 0 {
+		return fmt.Errorf("%w: %w: it takes root", err, ErrRights)
+	}
+	return err
 }
 
 // refresh looks at what resolvconf made of it. A local dnsmasq or unbound, for instance, comes before all others.
@@ -128,6 +136,8 @@ func (e Env) recordPrefix(open bool) string {
 	return ""
 }
 
+const resolvconfFolder = "/run/resolvconf"
+
 // ourRecord is what resolvconf keeps for us.
 type ourRecord struct {
 	name, iface string
@@ -139,7 +149,7 @@ type ourRecord struct {
 // in interfaces.
 func (e Env) records() []ourRecord {
 	var found []ourRecord
-	for _, folder := range []string{"/run/resolvconf/interface", "/run/resolvconf/interfaces"} {
+	for _, folder := range []string{resolvconfFolder + "/interface", resolvconfFolder + "/interfaces"} {
 		open := strings.HasSuffix(folder, "s")
 		entries, _ := os.ReadDir(e.path(folder))
 		for _, entry := range entries {
@@ -156,6 +166,9 @@ func (e Env) records() []ourRecord {
 }
 
 func restoreResolvconf(ctx context.Context, e Env) (done []string, err error) {
+	if e.shared(resolvconfFolder) {
+		return nil, nil
+	}
 	var errs []error
 	for _, rec := range e.records() {
 		if e.alive(rec.iface) {

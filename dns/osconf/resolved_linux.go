@@ -207,9 +207,9 @@ func explain(err error, action string) error {
 		return fmt.Errorf("%w: systemd-networkd manages the interface: exclude it in the .network file that matches it (Unmanaged=yes)", err)
 	case isBusError(err, "AccessDenied") || isBusError(err, "InteractiveAuthorizationRequired"):
 		if action == "" {
-			return fmt.Errorf("%w: this takes root", err)
+			return fmt.Errorf("%w: %w: it takes root", err, ErrRights)
 		}
-		return fmt.Errorf("%w: this takes root, or a polkit rule that allows %s.%s", err, resolvedName, action)
+		return fmt.Errorf("%w: %w: it takes root, or a polkit rule that allows %s.%s", err, ErrRights, resolvedName, action)
 	case notRunning(err):
 		return fmt.Errorf("it is not running: %w", err)
 	}
