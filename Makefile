@@ -92,12 +92,17 @@ tools: ## Debian packages that tests and demo need, if one is missing
 
 LIB := $(DESTDIR)$(PREFIX)/lib
 SHARE := $(DESTDIR)$(PREFIX)/share/gridwire
+# polkit looks nowhere below /usr/local.
+POLKIT := $(DESTDIR)/usr/share/polkit-1/rules.d
 
 install: $(BIN) $(BIN)-cni ## binary, systemd unit, user, folders (make build && sudo make install)
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gridwire
 	install -D -m 0755 $(BIN)-cni $(LIB)/cni/gridwire-cni
 	install -D -m 0644 deploy/gridwire.service $(LIB)/systemd/system/gridwire.service
-	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/gridwire.service
+	install -D -m 0644 deploy/gridwire-resolver.socket $(LIB)/systemd/system/gridwire-resolver.socket
+	install -D -m 0644 deploy/gridwire-resolver@.service $(LIB)/systemd/system/gridwire-resolver@.service
+	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(LIB)/systemd/system/gridwire.service $(LIB)/systemd/system/gridwire-resolver@.service
+	install -D -m 0644 deploy/polkit.rules $(POLKIT)/60-gridwire.rules
 	install -D -m 0644 deploy/sysusers.conf $(LIB)/sysusers.d/gridwire.conf
 	install -D -m 0644 deploy/tmpfiles.conf $(LIB)/tmpfiles.d/gridwire.conf
 	install -D -m 0644 -t $(SHARE)/prometheus deploy/prometheus/*.yml
@@ -108,9 +113,10 @@ install: $(BIN) $(BIN)-cni ## binary, systemd unit, user, folders (make build &&
 	@[ -n "$(DESTDIR)" ] || deploy/activate $(LIB)
 
 uninstall: ## the same in reverse; the state in /var/lib/gridwire stays
-	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl disable --now gridwire 2>/dev/null || true
+	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl disable --now gridwire gridwire-resolver.socket 2>/dev/null || true
 	rm -rf $(SHARE)
 	rm -f $(DESTDIR)$(PREFIX)/bin/gridwire $(LIB)/cni/gridwire-cni $(LIB)/systemd/system/gridwire.service $(LIB)/sysusers.d/gridwire.conf $(LIB)/tmpfiles.d/gridwire.conf
+	rm -f $(LIB)/systemd/system/gridwire-resolver.socket $(LIB)/systemd/system/gridwire-resolver@.service $(POLKIT)/60-gridwire.rules
 	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl daemon-reload
 	@echo 'The keys in /var/lib/gridwire and the user gridwire are still there.'
 

@@ -37,6 +37,7 @@ func (a *Agent) handlers() api.Handlers {
 		Diagnosis:    a.diagnosis(),
 		Workloads:    a.workloadHandlers(),
 		Devices:      api.Devices{Export: member1(a, exporter.export), Gateway: member1(a, exporter.turnGateway)},
+		Names:        api.NamesHandlers{Names: member0(a, report.namesStatus)},
 	}
 }
 

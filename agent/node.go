@@ -219,6 +219,7 @@ func (n *node) run(ctx context.Context) error {
 		{"issuer", n.issuer.run},
 		{"renewal", renewer{n}.renewal},
 		{"names", n.names.run},
+		{"resolver", n.names.resolver.run},
 		{"workloads", n.workloads.run},
 		{"networks", n.routing.run},
 		{"metrics", report{n}.metrics},

@@ -126,6 +126,7 @@ func (n renewer) renew(ctx context.Context, m *enrol.Membership) error {
 	if err := n.router.Readdress(leaf.Addrs, overlayPrefixes(n.root.Network, leaf.Addrs)); err != nil {
 		n.log.Warn("the renewed certificate has other addresses, and this machine could not take them", "err", err)
 	}
+	n.names.nudge()
 	return nil
 }
 

@@ -85,6 +85,7 @@ func (a *Agent) nodes(ctx context.Context) error {
 }
 
 func (a *Agent) oneNode(ctx context.Context, token string) error {
+	restoreResolver(ctx, a.cfg, a.log)
 	st, err := store.Open(a.cfg.State)
 	if err != nil {
 		return err

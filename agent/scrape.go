@@ -134,6 +134,7 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 	for q, c := range n.names.queries() {
 		s.DNS.Queries = append(s.DNS.Queries, metrics.Queries{Type: q.Type, RCode: q.RCode, Count: c})
 	}
+	s.DNS.Serving, s.DNS.Resolver = n.names.gauges()
 	table := n.links.Snapshot(ctx)
 	n.meters.ledger.Record(now, counting(n).read(table))
 	for i := range s.Workloads {

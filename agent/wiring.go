@@ -85,6 +85,8 @@ func (n *node) networkChanged() {
 	if _, err := n.router.Recheck(); err != nil {
 		n.log.Warn("could not look for an IPv4 clash again", "err", err)
 	}
+	n.names.nudge() // IPv4 may be off or on again
+	n.names.resolver.networkChanged()
 	n.self.nudge()
 }
 

@@ -32,7 +32,7 @@ func newWorkloads(n *node) *workloads {
 	w.Keeper = workload.New(workload.Config{
 		Interface: n.cfg.Interface, Store: n.store, Node: w.node, Fits: w.fits, Changed: n.self.nudge, Now: time.Now, Log: n.log.With("part", "workload"),
 		Host: host.New(host.Config{
-			Interface: n.cfg.Interface, Overlay: n.root.Network.IPv6, Node: w.nodeAddrs, MTU: n.cfg.MTU, Router: n.router, Serve: func([]string) {},
+			Interface: n.cfg.Interface, Overlay: n.root.Network.IPv6, Node: w.nodeAddrs, MTU: n.cfg.MTU, Router: n.router, Serve: n.names.Through,
 			Log: n.log.With("part", "workload"),
 		}),
 	})

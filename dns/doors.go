@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,8 +26,24 @@ func (b Bind) String() string {
 
 // socket is one Bind.
 type socket struct {
-	udp *net.UDPConn
-	tcp *net.TCPListener
+	udp   *net.UDPConn
+	tcp   *net.TCPListener
+	index int // of the interface that it is bound to; one that is made anew under the same name is another
+}
+
+// fits reports whether the socket still is what b asks for.
+func (k *socket) fits(b Bind) bool { return k != nil && k.index == indexOf(b.Interface) }
+
+// indexOf returns 0 for no interface, and for one that is not there.
+func indexOf(iface string) int {
+	if iface == "" {
+		return 0
+	}
+	i, err := net.InterfaceByName(iface)
+	if err != nil {
+		return 0
+	}
+	return i.Index
 }
 
 func (k *socket) close() error {
@@ -63,6 +78,13 @@ func (s *Server) Listen(on []Bind) error {
 	return s.doors.replace(on)
 }
 
+// Answers reports whether the server has bound an address.
+func (s *Server) Answers(b Bind) bool {
+	s.doors.mu.Lock()
+	defer s.doors.mu.Unlock()
+	return s.doors.bound[b] != nil && !s.doors.closed
+}
+
 // Addr returns the first address that New was told, with the port that was bound.
 func (s *Server) Addr() netip.AddrPort {
 	s.doors.mu.Lock()
@@ -79,13 +101,17 @@ func (d *doors) replace(on []Bind) error {
 	var errs []error
 	next, own := map[Bind]*socket{}, map[netip.Addr]bool{}
 	for _, b := range on {
-		k := cmp.Or(next[b], d.bound[b])
-		if k == nil {
+		if next[b] != nil {
+			continue
+		}
+		k := d.bound[b]
+		if !k.fits(b) {
 			var err error
 			if k, err = bind(b.AddrPort, b.Interface); err != nil {
 				errs = append(errs, fmt.Errorf("listen for DNS questions on %v: %w", b, err))
 				continue
 			}
+			k.index = indexOf(b.Interface)
 			if d.serve != nil {
 				d.serve(k)
 			}
@@ -98,7 +124,7 @@ func (d *doors) replace(on []Bind) error {
 	}
 	d.own.Store(&own) // before the old ones close, so that no new one is limited
 	for b, k := range d.bound {
-		if next[b] == nil {
+		if next[b] != k {
 			errs = append(errs, k.close())
 		}
 	}

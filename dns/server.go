@@ -19,7 +19,7 @@ const (
 
 // Config is all that a server needs. Zone is required.
 type Config struct {
-	Listen    []netip.AddrPort // at least one, and never the unspecified address; port 0 (tests): any free one. See Server.Listen
+	Listen    []netip.AddrPort // never the unspecified address; port 0 (tests): any free one. None: not yet, see Server.Listen
 	Interface string           // the sockets receive from it alone (SO_BINDTODEVICE; Linux). Empty: from any
 	Zone      func() *Zone     // the newest snapshot; must not block; nil until there is one: SERVFAIL
 	Upstream  []netip.AddrPort // asked for all other names; empty: they are refused. See Server.Forward
@@ -105,9 +105,6 @@ func New(cfg Config) (*Server, error) {
 func (c *Config) check() error {
 	if c.Zone == nil {
 		return errors.New("dns: no zone to answer from")
-	}
-	if len(c.Listen) == 0 {
-		return errors.New("dns: no address to listen on")
 	}
 	if c.Burst < 0 {
 		return fmt.Errorf("dns: a burst of %d questions: want at least 1", c.Burst)

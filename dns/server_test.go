@@ -101,7 +101,6 @@ func TestNew(t *testing.T) {
 		want string
 	}{
 		"no zone":             {Config{Listen: addrs(loopback)}, "no zone"},
-		"no address":          {Config{Zone: z}, "no address"},
 		"all addresses":       {Config{Zone: z, Listen: addrs("0.0.0.0:53")}, "not all of them"},
 		"all IPv6 addresses":  {Config{Zone: z, Listen: addrs("[::]:53")}, "not all of them"},
 		"an address in use":   {Config{Zone: z, Listen: addrs(loopback, taken.String())}, "another DNS server"},

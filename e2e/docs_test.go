@@ -123,6 +123,7 @@ type reader struct {
 	*world
 	page   string
 	hosts  map[string]*lab.Host
+	pcs    map[*lab.Host]*pc
 	path   string // folder with the programs that commands find first
 	usb    string
 	newest string // token
@@ -131,7 +132,7 @@ type reader struct {
 }
 
 func newReader(t *testing.T, name string) *reader {
-	r := &reader{world: newWorld(t, lab.Options{}), page: name, hosts: map[string]*lab.Host{}, path: t.TempDir(), usb: t.TempDir(), second: t.TempDir()}
+	r := &reader{world: newWorld(t, lab.Options{}), page: name, hosts: map[string]*lab.Host{}, pcs: map[*lab.Host]*pc{}, path: t.TempDir(), usb: t.TempDir(), second: t.TempDir()}
 	if err := os.Symlink(binary, filepath.Join(r.path, "gridwire")); err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +176,9 @@ func (r *reader) host(name, what string) *lab.Host {
 			r.Fatalf("%s: the first mention of %s does not say where it is", r.page, name)
 		}
 		r.stateOf(r.hosts[name])
+		p := r.pc(r.hosts[name], "# no name server but gridwire's\n", "files dns")
+		p.helper()
+		r.pcs[r.hosts[name]] = p
 	}
 	return r.hosts[name]
 }
@@ -183,9 +187,20 @@ func (r *reader) network(a, b *lab.Host) {
 	r.Helper()
 	r.run(a, "init", "farm", "--node", a.Label())
 	r.issuer = a
-	r.agents[a] = r.serve(a)
-	r.agents[b] = r.serve(b, "--join", r.token(b.Label()))
+	r.serve(a)
+	r.serve(b, "--join", r.token(b.Label()))
 	r.linked(a, b, 10*time.Second)
+}
+
+// serve starts h's agent as the service that `make install` brings, with its helper.
+func (r *reader) serve(h *lab.Host, args ...string) {
+	r.Helper()
+	p := r.pcs[h]
+	service := append(append(p.Wrap(), "unshare", "-m"), asService(r.T, "net_admin", "net_bind_service")...)
+	r.agents[h] = must(h.StartAgentWith(lab.AgentConfig{Args: append([]string{"--resolver", "on"}, args...), Wrap: service}))(r)
+	if err := r.agents[h].WaitReady(r.ctx(15 * time.Second)); err != nil {
+		r.Fatalf("start the service on %s: %v", h.Label(), err)
+	}
 }
 
 // block runs the commands of a block, line by line.
@@ -197,14 +212,14 @@ func (r *reader) block(h *lab.Host, b block, background bool) {
 		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "sudo "))
 		switch {
 		case line == "systemctl enable --now gridwire":
-			r.agents[h] = r.serve(h)
+			r.serve(h)
 		case line == "systemctl restart gridwire":
 			if err := r.agents[h].Stop(); err != nil {
 				r.Fatal(err)
 			}
-			r.agents[h] = r.serve(h)
+			r.serve(h)
 		case background && i == len(lines)-1:
-			cmd := h.Command(r.Context(), "sh", "-c", r.script(h, line)) // the lab ends it with everything else in the namespace
+			cmd := r.pcs[h].Command(r.Context(), "sh", "-c", r.script(h, line)) // the lab ends it with everything else in the namespace
 			if err := cmd.Start(); err != nil {
 				r.Fatal(err)
 			}
@@ -226,7 +241,7 @@ func (r *reader) block(h *lab.Host, b block, background bool) {
 func (r *reader) command(h *lab.Host, b block, line string) string {
 	r.Helper()
 	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		out, err := h.Exec(r.ctx(30*time.Second), "sh", "-ec", r.script(h, line))
+		out, err := r.pcs[h].Exec(r.ctx(30*time.Second), "sh", "-ec", r.script(h, line))
 		if err == nil {
 			return string(out)
 		}
@@ -337,7 +352,7 @@ func TestMessagesInTheDocsExist(t *testing.T) {
 func programText(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
-	for _, room := range []string{"agent", "mesh", "nat", "cmd"} {
+	for _, room := range []string{"agent", "mesh", "nat", "dns", "cmd"} {
 		err := filepath.WalkDir(filepath.Join("..", room), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err

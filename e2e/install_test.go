@@ -25,11 +25,14 @@ func TestInstall(t *testing.T) {
 	}
 	makes("install")
 	want := map[string]os.FileMode{
-		"/usr/bin/gridwire":                        0o755,
-		"/usr/lib/cni/gridwire-cni":                0o755,
-		"/usr/lib/systemd/system/gridwire.service": 0o644,
-		"/usr/lib/sysusers.d/gridwire.conf":        0o644,
-		"/usr/lib/tmpfiles.d/gridwire.conf":        0o644,
+		"/usr/bin/gridwire":                                  0o755,
+		"/usr/lib/systemd/system/gridwire.service":           0o644,
+		"/usr/lib/systemd/system/gridwire-resolver.socket":   0o644,
+		"/usr/lib/systemd/system/gridwire-resolver@.service": 0o644,
+		"/usr/share/polkit-1/rules.d/60-gridwire.rules":      0o644,
+		"/usr/lib/sysusers.d/gridwire.conf":                  0o644,
+		"/usr/lib/tmpfiles.d/gridwire.conf":                  0o644,
+		"/usr/lib/cni/gridwire-cni":                          0o755,
 	}
 	for _, files := range []string{"prometheus/*.yml", "grafana/dashboards/*.json", "grafana/provisioning/*/*.yml"} {
 		for _, f := range must(filepath.Glob(filepath.Join(root, "deploy", files)))(t) {
@@ -48,6 +51,10 @@ func TestInstall(t *testing.T) {
 	unit := string(must(os.ReadFile(filepath.Join(dir, "usr/lib/systemd/system/gridwire.service")))(t))
 	if !strings.Contains(unit, "\nExecStart=/usr/bin/gridwire agent\n") {
 		t.Errorf("the unit starts another program:\n%s", unit)
+	}
+	helper := string(must(os.ReadFile(filepath.Join(dir, "usr/lib/systemd/system/gridwire-resolver@.service")))(t))
+	if !strings.Contains(helper, "\nExecStart=/usr/bin/gridwire resolver\n") {
+		t.Errorf("the helper's unit starts another program:\n%s", helper)
 	}
 	if out, err := exec.Command(filepath.Join(dir, "usr/bin/gridwire"), "version").Output(); err != nil || !strings.HasPrefix(string(out), "gridwire ") {
 		t.Errorf("version: %q, %v", out, err)
@@ -80,15 +87,21 @@ func TestUnitIsSound(t *testing.T) {
 		t.Skip("systemd is not installed")
 	}
 	dir := t.TempDir()
-	unit := strings.ReplaceAll(deployed(t, "gridwire.service"), "/usr/local/bin/gridwire", binary)
-	path := filepath.Join(dir, "gridwire.service")
-	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
-		t.Fatal(err)
+	for name, exposure := range map[string]string{"gridwire.service": "25", "gridwire-resolver@.service": "35", "gridwire-resolver.socket": ""} {
+		unit := strings.ReplaceAll(deployed(t, name), "/usr/local/bin/gridwire", binary)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(unit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if exposure == "" {
+			continue
+		}
+		if out, err := exec.Command(analyze, "security", "--offline=true", "--threshold="+exposure, filepath.Join(dir, name)).CombinedOutput(); err != nil {
+			t.Errorf("%s is more exposed than %s of 100: %v\n%s", name, exposure, err, out)
+		}
 	}
-	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || strings.Contains(string(out), "gridwire.service") {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
-	}
-	if out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=25", path).CombinedOutput(); err != nil {
-		t.Errorf("more exposed than 2.5 of 10: %v\n%s", err, out)
+	for _, name := range []string{"gridwire.service", "gridwire-resolver@1.service", "gridwire-resolver.socket"} {
+		if out, err := exec.Command(analyze, "verify", "--man=no", filepath.Join(dir, name)).CombinedOutput(); err != nil || strings.Contains(string(out), "gridwire") {
+			t.Errorf("systemd-analyze verify %s: %v\n%s", name, err, out)
+		}
 	}
 }

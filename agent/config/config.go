@@ -89,6 +89,7 @@ func Flags(fs *pflag.FlagSet) {
 	fs.String("page", DefaultPage, "the health page: an `ADDR`:PORT, or 'off'. Whoever reaches it can read it")
 	fs.Int("mtu", 1420, "MTU of the overlay interface in bytes, 1280 to 65535")
 	fs.String("log-level", "info", "debug, info, warn or error")
+	fs.String("resolver", "on", "point this machine's resolver here for the network's domain, and for nothing else: 'on' or 'off'")
 	fs.String("certificate-lifetime", defaultLifetime, "on an issuer: how long the certificates that it gives are valid, a `TIME` like 168h. A "+
 		"member renews its own from two thirds of it; whom no revocation reaches is out when it ends")
 }
@@ -98,7 +99,7 @@ func Flags(fs *pflag.FlagSet) {
 func Load(flags *pflag.FlagSet, getenv func(string) string) (*Config, error) {
 	r := raw{
 		State: DefaultState, Socket: DefaultSocket, Interface: DefaultInterface, Metrics: DefaultMetrics,
-		Page: DefaultPage, MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime, DNS: rawDNS{Serve: true},
+		Page: DefaultPage, MTU: 1420, LogLevel: "info", Lifetime: defaultLifetime, DNS: defaultDNS,
 	}
 	if err := r.file(flags, getenv); err != nil {
 		return nil, err
@@ -142,6 +143,16 @@ func (r *raw) environment(getenv func(string) string) error {
 			*target = v
 		}
 	}
+	if v := getenv("GRIDWIRE_RESOLVER_HELPER"); v != "" {
+		r.DNS.Helper = v
+	}
+	if v := getenv("GRIDWIRE_RESOLVER"); v != "" {
+		on, err := onOff("GRIDWIRE_RESOLVER", v)
+		if err != nil {
+			return err
+		}
+		r.DNS.Configure = on
+	}
 	if v := getenv("GRIDWIRE_ADVERTISE"); v != "" {
 		r.Advertise = strings.Split(v, ",")
 	}
@@ -184,6 +195,13 @@ func (r *raw) flags(flags *pflag.FlagSet) error {
 			return fmt.Errorf("--mtu: %w", err)
 		}
 		r.MTU = n
+	}
+	if f := flags.Lookup("resolver"); f != nil && f.Changed {
+		on, err := onOff("--resolver", f.Value.String())
+		if err != nil {
+			return err
+		}
+		r.DNS.Configure = on
 	}
 	if f := flags.Lookup("advertise"); f != nil && f.Changed {
 		a, err := flags.GetStringSlice("advertise")

@@ -60,6 +60,25 @@ func TestDNSUpstreamMayLeaveThePortOut(t *testing.T) {
 	}
 }
 
+func TestTheResolverCanBeLeftAlone(t *testing.T) {
+	for what, tc := range map[string]struct {
+		file string
+		env  map[string]string
+		args []string
+		want bool
+	}{
+		"by default": {want: true},
+		"file":       {file: "[dns]\nconfigure = false\n"},
+		"env":        {env: map[string]string{"GRIDWIRE_RESOLVER": "off"}},
+		"flag":       {env: map[string]string{"GRIDWIRE_RESOLVER": "off"}, args: []string{"--resolver", "on"}, want: true},
+	} {
+		c, err := load(t, tc.file, tc.env, tc.args...)
+		if err != nil || c.DNS.Configure != tc.want || !c.DNS.Serve || c.DNS.Helper != DefaultResolverHelper {
+			t.Errorf("%s: %+v, %v", what, c, err)
+		}
+	}
+}
+
 func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 	for name, tc := range map[string]struct {
 		file string
@@ -86,6 +105,9 @@ func TestBadInputIsAnErrorBeforeAnythingStarts(t *testing.T) {
 		"dns unknown":    {file: "[dns]\nupsteam = []\n", want: "unknown key"},
 		"networks":       {file: "[networks]\nkeep-sources = \"yes\"\n", want: "keep-sources"},
 		"dns nobody":     {file: "[dns]\nserve = false\nupstream = [\"192.0.2.53\"]\n", want: "contradicts"},
+		"dns helper":     {file: "[dns]\nhelper = \"helper.sock\"\n", want: "path of a socket"},
+		"resolver":       {args: []string{"--resolver", "maybe"}, want: "'on' or 'off'"},
+		"env resolver":   {env: map[string]string{"GRIDWIRE_RESOLVER": "1"}, want: "GRIDWIRE_RESOLVER"},
 		"env port":       {env: map[string]string{"GRIDWIRE_LISTEN": "70000"}, want: "no port number"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/doctor"
 )
 
@@ -14,7 +16,7 @@ func doctorCommand(g *globals) *cobra.Command {
 	var fix, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check this machine: rights, /dev/net/tun, kernel, clock, firewall, addresses, other VPNs, disk, certificate",
+		Short: "Check this machine: rights, /dev/net/tun, kernel, clock, firewall, addresses, other VPNs, disk, certificate, names",
 		Long: `Check whether this machine lets the agent do its work. Each line begins with ok, warn or fail; what is to be done stands below it.
 It works with and without an agent, as root and not; as root it sees more. Exit status 1 if a check failed.`,
 		Args: exactArgs(),
@@ -22,6 +24,8 @@ It works with and without an agent, as root and not; as root it sees more. Exit 
 			s := doctor.Subject{State: g.state}
 			s.Status, s.Asked = getStatus(cmd.Context(), g) // without an agent the machine itself can still be checked
 			results := doctor.Check(cmd.Context(), doctor.System(), s)
+			names := func(ctx context.Context) *api.Names { return getNames(ctx, g) }
+			results = append(results, doctor.SystemResolver(doctor.System()).Names(cmd.Context(), s.Status, names)...)
 			if fix {
 				mend(cmd.Context(), results)
 			}
@@ -48,6 +52,17 @@ It works with and without an agent, as root and not; as root it sees more. Exit 
 	cmd.Flags().BoolVar(&fix, "fix", false, "mend what can be mended without a decision of yours")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// getNames returns how names are, or nil where no agent says.
+func getNames(ctx context.Context, g *globals) *api.Names {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	names := &api.Names{}
+	if g.client().Get(ctx, "/v1/names", names) != nil {
+		return nil
+	}
+	return names
 }
 
 // mend does what each result offers, and says in the result how that went.

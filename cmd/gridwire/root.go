@@ -43,7 +43,7 @@ find each other, through home routers and carriers' NATs.
 		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g), pageCommand(g),
 		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g), workloadCommand(g),
 		exportCommand(g), gatewayCommand(g),
-		doctorCommand(g), bugreportCommand(g), versionCommand(),
+		doctorCommand(g), bugreportCommand(g), resolverCommand(), versionCommand(),
 	)
 	return root
 }

@@ -17,3 +17,6 @@ func Detect(e Env) (Manager, error) { return newKeeper(&resolverDir{e}), nil }
 func Restore(_ context.Context, e Env) (done []string, err error) {
 	return e.removeDead(resolverFolder)
 }
+
+// Left says what Restore would find to put back. It changes nothing.
+func Left(e Env) []string { return e.leftIn(resolverFolder) }

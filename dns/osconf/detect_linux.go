@@ -180,3 +180,22 @@ func Restore(ctx context.Context, e Env) (done []string, err error) {
 	}
 	return done, errors.Join(errs...)
 }
+
+// Left says what Restore would find to put back: what agents left that were killed. It changes nothing.
+func Left(e Env) []string {
+	var out []string
+	if !e.shared(resolvconfFolder) {
+		for _, rec := range e.records() {
+			if !e.alive(rec.iface) {
+				out = append(out, "resolvconf has the record "+rec.name)
+			}
+		}
+	}
+	if !e.shared(nmFolder) {
+		out = append(out, e.leftIn(nmFolder)...)
+	}
+	if e.ours() == nil {
+		out = append(out, leftInPlain(e)...)
+	}
+	return out
+}

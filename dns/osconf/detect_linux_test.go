@@ -249,6 +249,14 @@ func TestRestore(t *testing.T) {
 		ran = append(ran, program+" "+strings.Join(args, " "))
 		return "", nil
 	}
+	if left := Left(m.env); len(left) != 3 || ran != nil {
+		t.Errorf("Left says %q, and ran %q", left, ran)
+	}
+	m.alive["gw0"] = true
+	if left := Left(m.env); left != nil {
+		t.Errorf("Left says %q of a living agent's", left)
+	}
+	m.alive["gw0"] = false
 	done, err := Restore(ctx, m.env)
 	noError(t, err)
 	if len(done) != 3 || !slices.Equal(ran, []string{"resolvconf -f -d vpn.gw0.gridwire"}) {

@@ -141,3 +141,34 @@ func rights(err error) error {
 	}
 	return err
 }
+
+// leftInPlain says what restorePlain would find to put back.
+func leftInPlain(e Env) []string {
+	f, err := e.openConf()
+	if err != nil {
+		return nil
+	}
+	if _, ok := f.kept(); ok && f.torn() {
+		return []string{f.name + " is gone or half written"}
+	}
+	var out []string
+	for _, m := range marks(f.text) {
+		if !e.alive(m.iface) {
+			out = append(out, fmt.Sprintf("%s has lines for %s", f.name, m.iface))
+		}
+	}
+	return out
+}
+
+// leftIn says which files of ours in a folder removeDead would remove.
+func (e Env) leftIn(folder string) (out []string) {
+	entries, _ := os.ReadDir(e.path(folder))
+	for _, entry := range entries {
+		name := filepath.Join(folder, entry.Name())
+		text, _ := e.read(name)
+		if found := marks(text); entry.Type().IsRegular() && len(found) > 0 && !e.alive(found[0].iface) {
+			out = append(out, name)
+		}
+	}
+	return out
+}

@@ -68,7 +68,7 @@ func (h *Host) StartAgentWith(c AgentConfig) (*Agent, error) {
 	line = append(line, h.arguments(append([]string{"agent"}, h.agentArgs(c.Args)...))...)
 	a.cmd = command(context.Background(), h.ns, line[0], line[1:]...)
 	a.cmd.Stdout, a.cmd.Stderr = log, log
-	a.cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+notify.LocalAddr().String()), c.Env...)
+	a.cmd.Env = append(append(a.cmd.Env, "NOTIFY_SOCKET="+notify.LocalAddr().String()), c.Env...)
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal is for the program that uses the lab
 	if err := h.lab.begin(a); err != nil {
 		notify.Close()
@@ -111,6 +111,7 @@ func (h *Host) agentArgs(args []string) []string {
 	}
 	add("--interface", h.wireguard)
 	add("--log-level", h.lab.opts.LogLevel)
+	add("--resolver", "off") // a test that wants it gives the host an /etc of its own: see Machine
 	return out
 }
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -50,10 +51,15 @@ func output(host string, cmd *exec.Cmd, shown []string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
+// noBus keeps programs in the lab away from the machine's D-Bus, which namespaces share: its systemd-resolved would be told about an
+// interface that has another meaning there. A test with a bus of its own sets another address.
+const noBus = "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent/the-lab-has-no-bus"
+
 // command prepares a program in a namespace, with that namespace's own resolv.conf. `ip netns exec` becomes the program, so its
 // pid is the program's.
 func command(ctx context.Context, ns, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, program}, args...)...)
+	cmd.Env = append(os.Environ(), noBus)
 	cmd.WaitDelay = time.Second // a grandchild may hold the output open
 	return cmd
 }
