@@ -41,6 +41,9 @@ func TestBlockedUDP(t *testing.T) {
 		}
 		return strings.Contains(w.run(bob, "netcheck"), "UDP")
 	})
+	if out, err := alice.Gridwire(w.ctx(20*time.Second), "ping", "bob"); err == nil {
+		t.Errorf("alice pings bob, whose UDP is blocked: %s", out)
+	}
 	w.eventually(30*time.Second, "alice says that bob is unreachable", func() bool { return w.peer(alice, "bob").State == "unreachable" })
 	if p := w.peer(alice, "carol"); p.State != "connected" {
 		t.Errorf("alice's link to carol is %q", p.State)

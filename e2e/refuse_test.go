@@ -114,7 +114,7 @@ func TestWrongWords(t *testing.T) {
 		"invite --uses 0", "invite --expires -1h", "invite --expires soon", "invite --offline", "invite --uses 2 --name bob", "invite --name under_score",
 		"join", "join one two", "revoke", "revoke a b", "members extra", "issuer", "issuer add", "issuer list extra", "wait --timeout never",
 		"agent extra", "agent --listen 70000", "agent --interface much-too-long-a-name", "agent --mtu 100", "agent --log-level loud",
-		"agent --advertise nohost", "agent --metrics nowhere", "agent --page 127.0.0.1:9587", "agent --name under_score", "agent --nonsense",
+		"agent --advertise nohost", "agent --metrics nowhere", "agent --page localhost", "agent --name under_score", "agent --nonsense",
 	} {
 		w.fails(h, statusUsage, []string{"gridwire: "}, strings.Fields(words)...)
 	}
