@@ -2260,6 +2260,7 @@ type UsageStatement struct {
 	ReceivedPackets uint64                 `protobuf:"varint,10,opt,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
 	LossPpm         uint32                 `protobuf:"varint,11,opt,name=loss_ppm,json=lossPpm,proto3" json:"loss_ppm,omitempty"` // measured by probes in this period
 	Gap             bool                   `protobuf:"varint,12,opt,name=gap,proto3" json:"gap,omitempty"`                        // the counters do not cover all of the period
+	Skew            int64                  `protobuf:"zigzag64,13,opt,name=skew,proto3" json:"skew,omitempty"`                    // how far the other end's clock is ahead of the signer's, milliseconds, as measured
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2376,6 +2377,13 @@ func (x *UsageStatement) GetGap() bool {
 		return x.Gap
 	}
 	return false
+}
+
+func (x *UsageStatement) GetSkew() int64 {
+	if x != nil {
+		return x.Skew
+	}
+	return 0
 }
 
 type SignedUsage struct {
@@ -2666,7 +2674,7 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"5\n" +
 	"\tPortOffer\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\rR\x04port\"\xcf\x02\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"\xe3\x02\n" +
 	"\x0eUsageStatement\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x0e\n" +
@@ -2681,7 +2689,8 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\x10received_packets\x18\n" +
 	" \x01(\x04R\x0freceivedPackets\x12\x19\n" +
 	"\bloss_ppm\x18\v \x01(\rR\alossPpm\x12\x10\n" +
-	"\x03gap\x18\f \x01(\bR\x03gap\"a\n" +
+	"\x03gap\x18\f \x01(\bR\x03gap\x12\x12\n" +
+	"\x04skew\x18\r \x01(\x12R\x04skew\"a\n" +
 	"\vSignedUsage\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x16\n" +
