@@ -134,12 +134,23 @@ func TestWorkload(t *testing.T) {
 	w.sees(bob, w.overlay6(bob), at, 10*time.Second)
 	w.sees(alice, w.overlay6(alice), at, time.Second) // its own host
 	w.sees(carol, w.overlay6(carol), at, 5*time.Second)
+	w.eventually(5*time.Second, "bob knows the workload's name", func() bool { return w.dig(bob, "web.alice.farm.internal", "AAAA") == addr.String() })
+	if got := w.dig(bob, "_http._tcp.web.alice.farm.internal", "SRV"); !strings.HasSuffix(got, " 8080 web.alice.farm.internal.") {
+		t.Errorf("SRV: %q", got)
+	}
 	// The other way round, and from workload to workload.
 	back := w.namespace(bob, "db")
 	w.run(bob, "workload", "add", "db", "--netns", back.Path())
 	db := w.workloads(bob)["db"].Addresses[0].Addr()
 	w.mirror(back, 5432)
 	w.sees(web, addr, netip.AddrPortFrom(db, 5432), 5*time.Second)
+	if err := web.SetResolvConf("nameserver " + w.overlay6(alice).String() + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(5*time.Second, "a workload asks its node for names, through glibc", func() bool {
+		out, err := web.Exec(w.ctx(3*time.Second), "getent", "ahostsv6", "db.bob.farm.internal")
+		return err == nil && strings.HasPrefix(string(out), db.String()+" ")
+	})
 	w.sees(back, db, at, 5*time.Second)
 	second := w.namespace(alice, "two")
 	w.run(alice, "workload", "add", "two", "--netns", second.Path())
@@ -171,10 +182,12 @@ func TestWorkload(t *testing.T) {
 		t.Error("nothing was counted")
 	}
 
+	w.eventually(5*time.Second, "bob knows the second one's name", func() bool { return w.dig(bob, "two.alice.farm.internal", "AAAA") == two.String() })
 	if err := second.Delete(); err != nil { // nothing runs in it
 		t.Fatal(err)
 	}
 	w.eventually(5*time.Second, "the namespace that vanished is noticed", func() bool { return w.workloads(alice)["two"].Health == "gone" })
+	w.eventually(5*time.Second, "its name is withdrawn everywhere", func() bool { return w.dig(bob, "two.alice.farm.internal", "AAAA") == "" })
 	again := w.namespace(alice, "two")
 	must(alice.Exec(w.ctx(5*time.Second), "nft", "add table ip other; add chain ip other FORWARD { type filter hook forward priority 0; policy drop; }"))(t)
 	addTwo := must(alice.Command(w.ctx(10*time.Second), binary, "workload", "add", "two", "--netns", again.Name(), "--socket", alice.Socket()).CombinedOutput())(t)
