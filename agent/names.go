@@ -231,7 +231,7 @@ func zoneData(v *mesh.View, serial uint32) dns.Data {
 		}
 	}
 	for dev := range v.Devices() {
-		d.Members = append(d.Members, dns.Member{Name: string(dev.Name), Addrs: dev.Addrs()})
+		d.Members = append(d.Members, dns.Member{Name: string(dev.Name), Addrs: reachAddrs(v, dev)})
 	}
 	return d
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"maps"
 	"net/netip"
 	"slices"
@@ -120,6 +121,20 @@ func (c *core) count(stats map[mesh.WGKey]tunnel.PeerStats, now time.Time) {
 	}
 }
 
+// alive returns the devices that were heard just now, in order.
+func (c *core) alive(now time.Time) []mesh.WGKey {
+	out := []mesh.WGKey{}
+	for key, n := range c.counted {
+		if isAlive(n.heard, now) {
+			out = append(out, key)
+		}
+	}
+	slices.SortFunc(out, func(a, b mesh.WGKey) int { return bytes.Compare(a[:], b[:]) })
+	return out
+}
+
+func isAlive(heard, now time.Time) bool { return !heard.IsZero() && now.Sub(heard) < aliveFor }
+
 // forget drops the endpoints of devices that there are no more.
 func (c *core) forget() {
 	maps.DeleteFunc(c.seen, func(key mesh.WGKey, _ netip.AddrPort) bool {
@@ -142,7 +157,7 @@ func (c *core) report(stats map[mesh.WGKey]tunnel.PeerStats, now time.Time) []St
 			Device: d, Addrs: p.Addrs, Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes,
 			Heard: c.counted[d.WireGuard].heard,
 		}
-		st.Alive = !st.Heard.IsZero() && now.Sub(st.Heard) < aliveFor
+		st.Alive = isAlive(st.Heard, now)
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b Status) int { return a.Device.ID.Compare(b.Device.ID) })

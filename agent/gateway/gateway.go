@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -68,6 +69,7 @@ type Gateway struct {
 	on      atomic.Bool
 	trouble atomic.Pointer[string] // why devices are not served although they should be
 	served  atomic.Pointer[map[netip.Addr]bool]
+	alive   atomic.Pointer[[]mesh.WGKey]
 }
 
 // Status is a device that this node serves.
@@ -105,6 +107,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, ask: make(chan question), ended: make(chan struct{})}
 	g.served.Store(&map[netip.Addr]bool{})
+	g.alive.Store(&[]mesh.WGKey{})
 	b, err := cfg.Load()
 	if errors.Is(err, fs.ErrNotExist) {
 		return g, nil
@@ -134,6 +137,10 @@ func (g *Gateway) Trouble() string {
 	}
 	return ""
 }
+
+// Connected returns the devices that this node has heard of just now, in order. It changes each countEvery at most, so that telephones that come
+// and go do not fill the network with news.
+func (g *Gateway) Connected() []mesh.WGKey { return *g.alive.Load() }
 
 // Serves reports whether a is the address of a device that this node is the gateway of.
 func (g *Gateway) Serves(a netip.Addr) bool { return (*g.served.Load())[a] }
@@ -306,6 +313,10 @@ func (g *Gateway) look(now time.Time) {
 		g.core.forget()
 		g.core.moved = false
 		g.cfg.Remember(maps.Clone(g.core.seen))
+	}
+	if now := g.core.alive(now); !slices.Equal(now, *g.alive.Load()) {
+		g.alive.Store(&now)
+		g.cfg.Changed()
 	}
 }
 

@@ -115,6 +115,7 @@ type Record struct {
 	Lan           [][]byte               `protobuf:"bytes,13,rep,name=lan,proto3" json:"lan,omitempty"`                       // underlay addresses on this member's own networks, for dialling from the same LAN
 	Workloads     []*Workload            `protobuf:"bytes,14,rep,name=workloads,proto3" json:"workloads,omitempty"`
 	Gateway       bool                   `protobuf:"varint,15,opt,name=gateway,proto3" json:"gateway,omitempty"` // serves devices that cannot run an agent
+	Devices       [][]byte               `protobuf:"bytes,16,rep,name=devices,proto3" json:"devices,omitempty"`  // WireGuard keys of the devices that are connected to this gateway
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,6 +253,13 @@ func (x *Record) GetGateway() bool {
 		return x.Gateway
 	}
 	return false
+}
+
+func (x *Record) GetDevices() [][]byte {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
 }
 
 // Something on a member that has a name of its own.
@@ -2502,7 +2510,7 @@ var File_mesh_wire_wire_proto protoreflect.FileDescriptor
 
 const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x14mesh/wire/wire.proto\x12\vgridwire.v1\"\x92\x03\n" +
+	"\x14mesh/wire/wire.proto\x12\vgridwire.v1\"\xac\x03\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x1a\n" +
@@ -2519,7 +2527,8 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\ttombstone\x18\f \x01(\bR\ttombstone\x12\x10\n" +
 	"\x03lan\x18\r \x03(\fR\x03lan\x123\n" +
 	"\tworkloads\x18\x0e \x03(\v2\x15.gridwire.v1.WorkloadR\tworkloads\x12\x18\n" +
-	"\agateway\x18\x0f \x01(\bR\agateway\"e\n" +
+	"\agateway\x18\x0f \x01(\bR\agateway\x12\x18\n" +
+	"\adevices\x18\x10 \x03(\fR\adevices\"e\n" +
 	"\bWorkload\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12'\n" +
