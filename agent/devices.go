@@ -13,6 +13,7 @@ import (
 
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/gateway"
+	"github.com/gridwire/gridwire/agent/workload/host"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/directory"
 	"github.com/gridwire/gridwire/mesh/enrol"
@@ -235,6 +236,9 @@ func (n exporter) turnGateway(ctx context.Context, r api.GatewayRequest) (*api.G
 		if _, why := n.endpointOf(n.me()); why != "" {
 			out.Warnings = append(out.Warnings, why)
 		}
+		if what := host.Obstacle(); what != "" {
+			out.Warnings = append(out.Warnings, "another firewall of this machine drops what passes through it unless a rule lets it through, devices' packets too: "+what)
+		}
 	}
 	return out, nil
 }
@@ -289,7 +293,7 @@ func (n report) deviceMembers() []api.Member {
 			}
 		}
 		out = append(out, api.Member{
-			Name: string(d.Name), ID: d.ID.String(), Address: prefixes(d.Addrs()), Standing: "device", State: state, Expires: &d.NotAfter,
+			Name: string(d.Name), ID: d.ID.String(), Address: prefixes(dedup(append(reachAddrs(view, d), d.Addrs()...))), Standing: "device", State: state, Expires: &d.NotAfter,
 			Tags: []string{}, Updated: &d.Issued,
 		})
 	}

@@ -14,6 +14,9 @@ import (
 // aliveFor is how long after the last packet a device counts as connected: its app sends a keepalive each 25 s, and one may be lost.
 const aliveFor = 65 * time.Second
 
+// oneKeepalive is how long after the last packet a device has probably gone, if another gateway has it: then there is no doubt where it is.
+const oneKeepalive = 35 * time.Second
+
 // core is what a gateway knows. It has no tunnel, clock, goroutine or log.
 type core struct {
 	self    mesh.NodeID
@@ -125,12 +128,24 @@ func (c *core) count(stats map[mesh.WGKey]tunnel.PeerStats, now time.Time) {
 func (c *core) alive(now time.Time) []mesh.WGKey {
 	out := []mesh.WGKey{}
 	for key, n := range c.counted {
-		if isAlive(n.heard, now) {
+		if isAlive(n.heard, now) && !(c.claimed(key) && now.Sub(n.heard) > oneKeepalive) {
 			out = append(out, key)
 		}
 	}
 	slices.SortFunc(out, func(a, b mesh.WGKey) int { return bytes.Compare(a[:], b[:]) })
 	return out
+}
+
+// claimed reports whether another gateway says that the device is connected there.
+func (c *core) claimed(key mesh.WGKey) bool {
+	d, ok := c.view.Device(mesh.DeviceID(key))
+	if !ok {
+		return false
+	}
+	return slices.ContainsFunc(d.Profiles, func(p mesh.Profile) bool {
+		g, ok := c.view.Member(p.Gateway)
+		return ok && g.ID != c.self && slices.Contains(g.Connected, key)
+	})
 }
 
 func isAlive(heard, now time.Time) bool { return !heard.IsZero() && now.Sub(heard) < aliveFor }

@@ -32,7 +32,7 @@ const (
 	// retry is how long after a failure the tunnel is tried again; a revoked device must not stay in it.
 	retry = time.Second
 	// countEvery is how often devices are looked at, while there are any: often enough to tell who has gone.
-	countEvery = 20 * time.Second
+	countEvery = 10 * time.Second
 )
 
 // Tunnel is what a gateway needs of agent/tunnel. No call blocks for longer than a system call.
@@ -77,7 +77,7 @@ type Status struct {
 	Device        *mesh.Device
 	Addrs         []netip.Addr // its own here
 	Alive         bool
-	Heard         time.Time // when a packet of it arrived last, to within 20 s; zero: not in this run
+	Heard         time.Time // when a packet of it arrived last, to within 10 s; zero: not in this run
 	Endpoint      netip.AddrPort
 	LastHandshake time.Time // zero: none in this run
 	RxBytes       uint64
@@ -180,6 +180,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.begin()
 	count := time.NewTicker(countEvery)
 	defer count.Stop()
+	ticking := true
 	again := time.NewTimer(retry)
 	defer again.Stop()
 	for {
@@ -204,6 +205,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 		if !g.apply() {
 			again.Reset(retry)
+		}
+		switch devices := len(g.core.peers) > 0; { // nobody is woken for nothing
+		case devices && !ticking:
+			count.Reset(countEvery)
+			ticking = true
+		case !devices && ticking:
+			count.Stop()
+			ticking = false
+			g.look(time.Now())
 		}
 	}
 }
