@@ -36,6 +36,7 @@ func (a *Agent) handlers() api.Handlers {
 		Want:         named(a, admin.want),
 		Diagnosis:    a.diagnosis(),
 		Workloads:    a.workloadHandlers(),
+		History:      api.HistoryHandlers{Links: member1(a, remembering.history)},
 		Devices:      api.Devices{Export: member1(a, exporter.export), Gateway: member1(a, exporter.turnGateway)},
 		Names:        api.NamesHandlers{Names: member0(a, report.namesStatus)},
 	}

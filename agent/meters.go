@@ -5,20 +5,25 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/gridwire/gridwire/agent/history"
 	"github.com/gridwire/gridwire/agent/ledger"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/agent/meter"
 	"github.com/gridwire/gridwire/mesh"
 )
 
-// meters are what this node counts of its traffic, over all its starts.
+// meters are what this node counts of its traffic and remembers of its links, over all its starts.
 type meters struct {
 	started time.Time
 	ledger  *ledger.Ledger
+	history *history.History
 }
 
 func newMeters(n *node) *meters {
-	return &meters{started: time.Now(), ledger: ledger.Open(n.store, time.Now(), n.log.With("part", "ledger"))}
+	now := time.Now()
+	return &meters{
+		started: now, ledger: ledger.Open(n.store, now, n.log.With("part", "ledger")), history: history.Open(n.store, now, n.log.With("part", "history")),
+	}
 }
 
 // counting fills the ledger.

@@ -214,6 +214,7 @@ func (n *node) run(ctx context.Context) error {
 		{"own record", n.self.run},
 		{"links", n.runLinks},
 		{"counters", counting{n}.run},
+		{"history", remembering{n}.run},
 		{"gateway", n.gateway.Run},
 		{"wiring", n.wire},
 		{"issuer", n.issuer.run},

@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/e2e/lab"
 )
 
@@ -48,5 +50,62 @@ func TestMetricsOverTheOverlay(t *testing.T) {
 	carol := w.public("carol") // no member, on alice's network
 	if out, err := carol.Exec(w.ctx(10*time.Second), "curl", "-s", "--max-time", "2", "http://"+alice.Addr().String()+":9586/metrics"); err == nil {
 		t.Errorf("a stranger reads alice's metrics:\n%s", out)
+	}
+}
+
+// TestCountersAndHistoryOutliveTheAgent: what was counted and seen before a restart is there after it.
+func TestCountersAndHistoryOutliveTheAgent(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice, bob := w.public("alice"), w.home("bob", home)
+	w.found(alice, "--metrics", "127.0.0.1:9586")
+	w.join(bob)
+	w.linked(alice, bob, 10*time.Second)
+	if err := w.Ping(w.ctx(10*time.Second), alice, "bob", 10); err != nil {
+		t.Fatal(err)
+	}
+	counters := func() map[string]float64 {
+		page := string(must(alice.Exec(w.ctx(10*time.Second), "curl", "-s", "-S", "--fail", "http://127.0.0.1:9586/metrics"))(w))
+		out := map[string]float64{}
+		for line := range strings.Lines(page) {
+			for _, name := range []string{"receive_bytes", "transmit_bytes", "receive_packets", "transmit_packets"} {
+				if value, ok := strings.CutPrefix(line, "gridwire_peer_"+name+"_total{peer=\"bob\"} "); ok {
+					out[name], _ = strconv.ParseFloat(strings.TrimSpace(value), 64)
+				}
+			}
+		}
+		return out
+	}
+	history := func() []api.LinkSample {
+		out := must(alice.Exec(w.ctx(10*time.Second), "curl", "-s", "-S", "--fail", "--unix-socket", alice.Socket(), "http://agent/v1/history?peer=bob&minutes=10"))(w)
+		var h api.History
+		if err := json.Unmarshal(out, &h); err != nil || len(h.Links) != 1 {
+			t.Fatalf("history: %s, %v", out, err)
+		}
+		return h.Links[0].Samples
+	}
+	var before map[string]float64
+	w.eventually(5*time.Second, "10 pings and their answers are counted", func() bool {
+		before = counters()
+		return before["receive_packets"] >= 10 && before["transmit_packets"] >= 10 && before["receive_bytes"] > 10*100 && before["transmit_bytes"] > 10*100
+	})
+	if err := w.agents[alice].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.agents[alice] = must(alice.StartAgent("--metrics", "127.0.0.1:9586"))(w)
+	if err := w.agents[alice].WaitReady(w.ctx(15 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	after := counters()
+	for name, n := range before {
+		if after[name] < n || after[name] > n+10_000 {
+			t.Errorf("%s: %v before the restart, %v after it", name, n, after[name])
+		}
+	}
+	samples := history()
+	if len(samples) == 0 {
+		t.Fatal("nothing is remembered of the link before the restart")
+	}
+	if s := samples[0]; s.State != "connected" || s.Path != "direct" || s.Probes == 0 || s.RTTAvg <= 0 || s.RTTMin > s.RTTMax || s.ReceiveBytes < 10*100 {
+		t.Errorf("the minute before the restart: %+v", s)
 	}
 }

@@ -32,6 +32,7 @@ type Handlers struct {
 	Workloads    WorkloadHandlers
 	Page         PageHandlers
 	Devices      Devices
+	History      HistoryHandlers
 	Names        NamesHandlers
 }
 
@@ -97,6 +98,7 @@ func (s *Server) mux() http.Handler {
 	m.HandleFunc("GET /v1/issuers", get(s.h.Issuers))
 	s.h.Diagnosis.routes(m)
 	s.h.Devices.routes(m)
+	s.h.History.routes(m)
 	s.h.Names.routes(m)
 	m.HandleFunc("POST /v1/invite", post(s.h.Invite))
 	m.HandleFunc("POST /v1/join", post(s.h.Join))

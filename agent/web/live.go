@@ -142,7 +142,8 @@ func (s *stream) write(text string) error {
 
 // Link is all about one peer: why the link is as it is, and its last day.
 type Link struct {
-	Explain *api.Explain `json:"explain"`
+	Explain *api.Explain     `json:"explain"`
+	History *api.LinkHistory `json:"history,omitempty"` // absent: nothing is known of before
 }
 
 func (p *Page) link(w http.ResponseWriter, r *http.Request) {
@@ -154,5 +155,9 @@ func (p *Page) link(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, err)
 		return
 	}
-	answer(w, Link{Explain: e}, nil)
+	link := Link{Explain: e}
+	if h, err := p.h.History.Links(ctx, api.HistoryRequest{Peer: name, Minutes: 24 * 60}); err == nil && len(h.Links) == 1 {
+		link.History = &h.Links[0]
+	}
+	answer(w, link, nil)
 }

@@ -29,6 +29,9 @@ func (f *fake) page(t *testing.T) (*Page, *httptest.Server) {
 		Diagnosis: api.Diagnosis{Explain: func(context.Context, api.NameRequest) (*api.Explain, error) {
 			return &api.Explain{Meaning: "because"}, nil
 		}},
+		History: api.HistoryHandlers{Links: func(_ context.Context, r api.HistoryRequest) (*api.History, error) {
+			return &api.History{Links: []api.LinkHistory{{Peer: r.Peer, StepSeconds: 60, Samples: []api.LinkSample{{RTTAvg: 0.25}}}}}, nil
+		}},
 		Invite: func(context.Context, api.InviteRequest) (*api.InviteResponse, error) {
 			return &api.InviteResponse{Token: "gw1x"}, nil
 		},
@@ -257,5 +260,13 @@ func TestHealthIsSaidWorstFirst(t *testing.T) {
 				t.Errorf("%s: good news come before bad: %v", name, got)
 			}
 		}
+	}
+}
+
+func TestALinkComesWithItsHistory(t *testing.T) {
+	_, s := three().page(t)
+	code, body, _ := request(t, s, "GET", "/api/link?peer=bob", "", nil)
+	if code != 200 || !strings.Contains(body, `"because"`) || !strings.Contains(body, `"peer":"bob"`) || !strings.Contains(body, `"rtt_avg_seconds":0.25`) {
+		t.Errorf("%d %s", code, body)
 	}
 }
