@@ -21,7 +21,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
 # Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
 DEBS     := $(CURDIR)/bin/deb
-UNPACKED := systemd-resolved prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
+UNPACKED := systemd-resolved libsystemd-shared libip4tc2 libkmod2 libseccomp2 resolvconf openresolv prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
 # What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
 PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
@@ -80,7 +80,7 @@ tools: ## Debian packages that tests and demo need, if one is missing
 	need $(GO) golang-go; \
 	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
 	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
-	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need gcc 'gcc libc6-dev'; \
+	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need dnsperf dnsperf; need dbus-daemon dbus-daemon; need gcc 'gcc libc6-dev'; \
 	need chromium 'chromium fonts-dejavu-core'; \
 	if ! command -v apt-get >/dev/null; then \
 		[ -z "$$missing" ] || { echo "no apt-get here: install these with the tools of your system:$$missing" >&2; exit 1; }; \

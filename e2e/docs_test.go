@@ -176,7 +176,7 @@ func (r *reader) host(name, what string) *lab.Host {
 			r.Fatalf("%s: the first mention of %s does not say where it is", r.page, name)
 		}
 		r.stateOf(r.hosts[name])
-		p := r.pc(r.hosts[name], "# no name server but gridwire's\n", "files dns")
+		p := r.pc(r.hosts[name], lab.MachineConfig{ResolvConf: "# no name server but gridwire's\n", Hosts: "files dns"})
 		p.helper()
 		r.pcs[r.hosts[name]] = p
 	}

@@ -24,9 +24,9 @@ type pc struct {
 	h *lab.Host
 }
 
-func (w *world) pc(h *lab.Host, resolvConf, nsswitch string) *pc {
+func (w *world) pc(h *lab.Host, c lab.MachineConfig) *pc {
 	w.Helper()
-	return &pc{must(h.Machine(resolvConf, nsswitch))(w), w, h}
+	return &pc{must(h.Machine(c))(w), w, h}
 }
 
 // start starts the agent as root, which may configure the resolver itself.
@@ -117,7 +117,7 @@ func (w *world) plain() (p *pc, alice string, isp *isp, original string) {
 	w.found(a)
 	isp = w.isp("isp")
 	original = "# the owner's\nnameserver " + isp.addr + "\noptions edns0\n"
-	return w.pc(b, original, "files dns"), w.status(a).Self.Addresses[0].Addr().String(), isp, original
+	return w.pc(b, lab.MachineConfig{ResolvConf: original, Hosts: "files dns"}), w.status(a).Self.Addresses[0].Addr().String(), isp, original
 }
 
 // TestResolverPlainFile: with a resolv.conf and nothing else, all names are found, and everything is put back, however the agent ends.

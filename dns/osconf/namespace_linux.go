@@ -1,6 +1,8 @@
 package osconf
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -16,8 +18,12 @@ func shared(name string) bool {
 	if err != nil {
 		return false
 	}
-	if theirs, err := os.Stat("/proc/1/root" + name); err == nil {
+	theirs, err := os.Stat("/proc/1/root" + name)
+	switch {
+	case err == nil:
 		return os.SameFile(here, theirs)
+	case errors.Is(err, fs.ErrNotExist):
+		return false
 	}
 	// Whoever may not look at the first process goes by what is mounted: something over the file, or over a folder on the way to it.
 	table, _ := os.ReadFile("/proc/thread-self/mountinfo")

@@ -21,25 +21,39 @@ type Machine struct {
 	etc  string
 }
 
+// MachineConfig says what is on a machine.
+type MachineConfig struct {
+	ResolvConf string   // content of /etc/resolv.conf
+	Hosts      string   // sources of names in /etc/nsswitch.conf, such as "files dns"
+	Packages   []string // folders with unpacked Debian packages (e2e/unpack), which are as if they were installed
+	Users      []string // further lines of /etc/passwd
+}
+
 // machineScript prepares the mounts, says so, and waits for its end. $1: the folder that becomes /etc. $2: a folder for the new /run. $3: the
-// one folder of the old /run that is in the new one, too.
+// one folder of the old /run that is in the new one, too. $4: a folder whose files are added to /usr, or nothing.
 const machineScript = `
 mount -n --make-rprivate / && mount -n --bind "$1" /etc &&
-mkdir -p "$2" && mount -n -t tmpfs -o mode=755 tmpfs "$2" && mkdir -p "$2/$3" "$2/wireguard" "$2/dbus" &&
+{ [ -z "$4" ] || mount -n -t overlay -o lowerdir="$4":/usr overlay /usr; } &&
+mkdir -p "$2" && mount -n -t tmpfs -o mode=755 tmpfs "$2" && mkdir -p "$2/$3" "$2/wireguard" "$2/dbus" "$2/systemd" &&
 mount -n --rbind "/run/$3" "$2/$3" && mount -n --move "$2" /run &&
 echo ready && exec sleep 2147483647`
 
 // etcFiles are what programs need of /etc in order to work at all.
 var etcFiles = []string{"passwd", "group", "ld.so.cache", "ld.so.conf", "localtime", "services", "protocols", "login.defs"}
 
-// Machine makes it. resolvConf is the content of /etc/resolv.conf, nsswitch the line of /etc/nsswitch.conf for hosts, such as "files dns".
-func (h *Host) Machine(resolvConf, nsswitch string) (*Machine, error) {
+// Machine makes it.
+func (h *Host) Machine(c MachineConfig) (*Machine, error) {
 	m := &Machine{host: h, etc: h.dir + "-etc"} // not in the folder that GiveTo gives away
+	fail := func(err error) (*Machine, error) { return nil, fmt.Errorf("make the machine of %s: %w", h.label, err) }
 	if err := os.MkdirAll(m.etc, 0o755); err != nil {
-		return nil, fmt.Errorf("make the machine of %s: %w", h.label, err)
+		return fail(err)
+	}
+	usr, err := m.install(c.Packages)
+	if err != nil {
+		return fail(err)
 	}
 	files := map[string]string{
-		"resolv.conf": resolvConf, "nsswitch.conf": "passwd: files\ngroup: files\nhosts: " + nsswitch + "\n",
+		"resolv.conf": c.ResolvConf, "nsswitch.conf": "passwd: files\ngroup: files\nhosts: " + c.Hosts + "\n",
 		"hosts": "127.0.0.1 localhost\n::1 localhost\n", "hostname": h.label + "\n", "machine-id": fmt.Sprintf("%032x\n", h.id+1),
 	}
 	for _, name := range etcFiles {
@@ -47,12 +61,15 @@ func (h *Host) Machine(resolvConf, nsswitch string) (*Machine, error) {
 			files[name] = string(b)
 		}
 	}
+	for _, line := range c.Users {
+		files["passwd"] += line + "\n"
+	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(m.etc, name), []byte(text), 0o644); err != nil {
-			return nil, fmt.Errorf("make the machine of %s: %w", h.label, err)
+			return fail(err)
 		}
 	}
-	m.hold = command(context.Background(), h.ns, "sh", "-c", machineScript, "sh", m.etc, h.dir+"-run", filepath.Base(runDir))
+	m.hold = command(context.Background(), h.ns, "sh", "-c", machineScript, "sh", m.etc, h.dir+"-run", filepath.Base(runDir), usr)
 	m.hold.Stderr = os.Stderr
 	out, err := m.hold.StdoutPipe()
 	if err != nil {
@@ -66,6 +83,30 @@ func (h *Host) Machine(resolvConf, nsswitch string) (*Machine, error) {
 	}
 	go func() { _ = m.hold.Wait() }() // ends with the lab, which ends all processes in its namespaces
 	return m, nil
+}
+
+// install puts what packages have in /etc there, and returns a folder with what they have in /usr. On Debian /bin, /sbin and /lib are in
+// /usr, too, whatever an older package says.
+func (m *Machine) install(packages []string) (usr string, err error) {
+	if len(packages) == 0 {
+		return "", nil
+	}
+	usr = m.host.dir + "-usr"
+	for _, p := range packages {
+		for from, to := range map[string]string{"etc": m.etc, "usr": usr, "bin": usr + "/bin", "sbin": usr + "/sbin", "lib": usr + "/lib"} {
+			from = filepath.Join(p, from)
+			if _, err := os.Stat(from); err != nil {
+				continue
+			}
+			if err := os.MkdirAll(to, 0o755); err != nil {
+				return "", err
+			}
+			if err := runTool(exec.Command("cp", "-a", from+"/.", to), ""); err != nil {
+				return "", err
+			}
+		}
+	}
+	return usr, nil
 }
 
 // Wrap returns what makes a program run in the machine; for AgentConfig.
