@@ -14,10 +14,11 @@ import (
 // precede. Lists are sorted, so that the answer does not depend on who came first; nearly all have one element.
 type claims[K comparable] map[K][]*cert
 
-// precede orders certificates that claim the same thing: the lower (NotBefore, serial, key) wins, as DESIGN has it.
+// precede orders certificates that claim the same thing: the lower (NotBefore, serial, key) wins. NotBefore is that of
+// the first certificate of the member, not of the newest renewal: else two members would take a name from each other with each renewal.
 func precede(a, b *cert) int {
 	return cmp.Or(
-		a.notBefore.Compare(b.notBefore),
+		a.admitted.Compare(b.admitted),
 		cmp.Compare(len(a.serialNumber), len(b.serialNumber)), // big-endian without leading zeros: the longer number is the higher
 		bytes.Compare(a.serialNumber, b.serialNumber),
 		a.id.Compare(b.id),

@@ -85,7 +85,7 @@ func (o *opener) recordOf(d *pki.Device, iss *issuer, der []byte) *record {
 		cert: &cert{
 			sum: sum, id: d.ID, name: d.Name, wireGuard: d.WireGuard, addrs: template.Addrs(), block: template.Block,
 			serial: d.Serial, serialNumber: d.Cert.SerialNumber.Bytes(), issuer: iss,
-			issued: d.Issued, notBefore: d.Cert.NotBefore, notAfter: d.NotAfter,
+			issued: d.Issued, notBefore: d.Cert.NotBefore, admitted: d.Cert.NotBefore, notAfter: d.NotAfter,
 		},
 		hash: sum, sequence: uint64(max(d.Issued.Unix(), 0)), time: d.Issued, der: bytes.Clone(der), device: template,
 	}

@@ -218,6 +218,26 @@ func TestDuplicates(t *testing.T) {
 	}
 }
 
+// Two issuers in a partition gave one name away twice. Whoever had it first keeps it, whenever the two renew.
+func TestRenewalKeepsTheName(t *testing.T) {
+	w := newWorld(t, 2)
+	b := newBench(t, w, newMemory(), epoch)
+	holds := func(when string) {
+		t.Helper()
+		if m, ok := b.View().ByName("web"); !ok || m.ID != idOf(key(bob)) {
+			t.Fatalf("%s: members %v, want bob to be web", when, b.names())
+		}
+	}
+	first := epoch.AddDate(0, 0, -20)
+	b.want(Accepted, w.record(spec{key: key(bob), name: "web", sequence: 1, issued: first}))
+	b.want(Accepted, w.record(spec{key: key(carol), name: "web", sequence: 1, issued: first.AddDate(0, 0, 5), by: w.issuers[1]}))
+	holds("at first")
+	b.want(Accepted, w.record(spec{key: key(bob), name: "web", sequence: 2, issued: epoch.Add(-time.Hour), admitted: first.Add(-pki.Backdate)}))
+	holds("after bob's renewal")
+	b.want(Accepted, w.record(spec{key: key(carol), name: "web", sequence: 2, issued: epoch.Add(-time.Hour), admitted: first.AddDate(0, 0, 5).Add(-pki.Backdate)}))
+	holds("after carol's renewal")
+}
+
 func TestConflicts(t *testing.T) {
 	w := newWorld(t, 1)
 	chain := w.chain(spec{key: key(bob), name: "bob"})

@@ -29,6 +29,7 @@ type cert struct {
 	issuer       *issuer
 	issued       time.Time
 	notBefore    time.Time
+	admitted     time.Time // notBefore of the first of those that were renewed up to this one
 	notAfter     time.Time // of the whole chain
 }
 
@@ -124,7 +125,7 @@ func (o *opener) cert(chain [][]byte, held *record) (*cert, error) {
 		sum: sum, id: leaf.ID, name: leaf.Name, wireGuard: leaf.WireGuard, addrs: leaf.Addrs,
 		block: mesh.Block(o.root.Network.ID, leaf.ID), tags: leaf.Tags, routes: leaf.Routes,
 		serial: leaf.Serial, serialNumber: leaf.Cert.SerialNumber.Bytes(), issuer: iss,
-		issued: leaf.Issued, notBefore: leaf.Cert.NotBefore, notAfter: leaf.NotAfter,
+		issued: leaf.Issued, notBefore: leaf.Cert.NotBefore, admitted: leaf.Admitted, notAfter: leaf.NotAfter,
 	}, nil
 }
 

@@ -84,6 +84,7 @@ type spec struct {
 	wireGuard byte
 	ipv4      netip.Addr
 	issued    time.Time
+	admitted  time.Time
 	lifetime  time.Duration
 	serial    int64
 	sequence  uint64
@@ -114,7 +115,7 @@ func (w *world) chain(s spec) [][]byte {
 	}
 	der, err := s.by.Sign(s.by.key, w.root, pki.LeafRequest{
 		Identity: s.key.Public().(ed25519.PublicKey), WireGuard: wg, Name: mesh.Name(s.name), IPv4: s.ipv4,
-		Lifetime: s.lifetime, Serial: serial, Tags: []string{"t"}, Routes: s.routes,
+		Lifetime: s.lifetime, Serial: serial, Admitted: s.admitted, Tags: []string{"t"}, Routes: s.routes,
 	}, s.issued)
 	w.check(err)
 	return [][]byte{der, s.by.Cert.Raw}

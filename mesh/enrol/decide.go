@@ -31,6 +31,7 @@ type grant struct {
 	routes     []netip.Prefix
 	invitation *invitation // with the use counted; nil: none is used
 	replaces   *pki.Leaf   // the identity that this one replaces
+	admitted   time.Time   // of the certificate that is renewed; zero: none is
 }
 
 // redeem decides about a request by invitation. authentic says whether its HMAC fits.
@@ -83,7 +84,7 @@ func (s *state) renew(a *ask, leaf *pki.Leaf, f facts, now time.Time) (*grant, *
 	if err := s.wireGuardFree(a.id, a.wg, leaf.ID, f, now); err != nil {
 		return nil, err
 	}
-	g := &grant{name: leaf.Name, tags: leaf.Tags, routes: leaf.Routes}
+	g := &grant{name: leaf.Name, tags: leaf.Tags, routes: leaf.Routes, admitted: leaf.Admitted}
 	if a.id != leaf.ID {
 		if err := s.idFree(a.id, f); err != nil {
 			return nil, err

@@ -248,6 +248,7 @@ func (i *Issuer) decide(a *ask, core func(*state) (*grant, *Error), now time.Tim
 	}
 	r := pki.LeafRequest{
 		Identity: a.id.PublicKey(), WireGuard: a.wg, Name: g.name, IPv4: g.ipv4, Tags: g.tags, Routes: g.routes, Lifetime: i.cfg.Lifetime,
+		Admitted: g.admitted,
 	}
 	der, leaf, refusal := i.sign(r, now)
 	if refusal != nil {

@@ -395,6 +395,9 @@ func TestRenew(t *testing.T) {
 	if !leaf.NotAfter.After(old.NotAfter) {
 		t.Error("renewed for no longer")
 	}
+	if !leaf.Admitted.Equal(old.NotBefore) || !leaf.NotBefore.After(old.NotBefore) {
+		t.Errorf("renewed from %v, admitted %v, want the date of the first certificate, %v", leaf.NotBefore, leaf.Admitted, old.NotBefore)
+	}
 	again, err := Renew(context.Background(), bob, []*mesh.Member{alices}, sendTo(i, iz), w.clock.now)
 	w.must(err)
 	if !bytes.Equal(again[0], chain[0]) {

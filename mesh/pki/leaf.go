@@ -25,6 +25,7 @@ type LeafRequest struct {
 	Routes    []netip.Prefix // see CheckRoutes
 	Lifetime  time.Duration  // 0: DefaultLifetime
 	Serial    *big.Int       // nil: random
+	Admitted  time.Time      // of the certificate that this one renews; zero: its NotBefore
 }
 
 // Leaf is a member's certificate, checked. It is immutable.
@@ -39,6 +40,7 @@ type Leaf struct {
 	Issuer    mesh.KeyID
 	Serial    string    // hexadecimal
 	Issued    time.Time // when it was signed: NotBefore is earlier, by Backdate
+	Admitted  time.Time // NotBefore of the first of the certificates that were renewed up to this one
 	NotBefore time.Time // of the whole chain: the latest NotBefore in it
 	NotAfter  time.Time // of the whole chain: the earliest NotAfter in it
 }
@@ -161,6 +163,9 @@ func (i *Issuer) checkIPv4(a netip.Addr) error {
 
 func (r *LeafRequest) extension(now time.Time) memberExtension {
 	e := memberExtension{Version: extensionVersion, WireGuard: r.WireGuard[:], Tags: unique(r.Tags), Issued: now.Unix()}
+	if !r.Admitted.IsZero() {
+		e.Admitted = r.Admitted.Unix()
+	}
 	for _, p := range unique(r.Routes) {
 		e.Routes = append(e.Routes, prefixBytes(p))
 	}

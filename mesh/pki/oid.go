@@ -21,13 +21,14 @@ import (
 //	2.25.N.1  in a root:              SEQUENCE { version INTEGER, name, domain UTF8String, ipv4 OCTET STRING }
 //	2.25.N.2  in an issuer:           SEQUENCE { version INTEGER, name UTF8String, index INTEGER }
 //	2.25.N.3  in a leaf or a request: SEQUENCE { version INTEGER, wireguard OCTET STRING (32), tags SEQUENCE OF string,
-//	                                             routes SEQUENCE OF OCTET STRING, issued INTEGER OPTIONAL }
+//	                                             routes SEQUENCE OF OCTET STRING, issued INTEGER OPTIONAL,
+//	                                             admitted INTEGER OPTIONAL }
 //	2.25.N.4  in a CRL entry:         SEQUENCE { version INTEGER, kind INTEGER, issuerKeyID OCTET STRING (20), nodeID OCTET STRING (32) }
 //	2.25.N.5  in a device's:          SEQUENCE { version INTEGER, gateways SEQUENCE OF SEQUENCE { nodeID OCTET STRING (32),
 //	                                             ipv4 OCTET STRING }, issued INTEGER }
 //
-// A prefix is its address (4 or 16 octets) and its length in one more octet; an empty ipv4 says that there is none. issued is in
-// Unix seconds. None is critical, so that openssl and other verifiers accept the certificates; here their absence is an error.
+// A prefix is its address (4 or 16 octets) and its length in one more octet; an empty ipv4 says that there is none. issued and
+// admitted are in Unix seconds. None is critical, so that openssl and other verifiers accept the certificates; here their absence is an error.
 // Later versions may append fields: whoever reads skips what follows the fields it knows. The version says which fields the writer
 // knew; it never changes the meaning of earlier ones.
 var (
@@ -62,6 +63,7 @@ type memberExtension struct {
 	Tags      []string
 	Routes    [][]byte
 	Issued    int64 `asn1:"optional"`
+	Admitted  int64 `asn1:"optional"`
 }
 
 type deviceExtension struct {

@@ -94,6 +94,9 @@ func (i *Issuer) VerifyAtAnyTime(leaf []byte, root *Root) (*Leaf, error) {
 	if l.Issued.Before(w.from) || l.Issued.After(w.to) {
 		l.Issued = w.from // another program made it and did not say, or said nonsense
 	}
+	if l.Admitted.Unix() <= 0 || l.Admitted.After(c.NotBefore) {
+		l.Admitted = c.NotBefore
+	}
 	return l, nil
 }
 
@@ -183,6 +186,6 @@ func (l *Leaf) readExtension(ext *memberExtension, n mesh.Network) (err error) {
 		}
 		l.Routes = append(l.Routes, p)
 	}
-	l.Issued = time.Unix(ext.Issued, 0).UTC()
+	l.Issued, l.Admitted = time.Unix(ext.Issued, 0).UTC(), time.Unix(ext.Admitted, 0).UTC()
 	return CheckRoutes(l.Routes, n)
 }

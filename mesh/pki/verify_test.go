@@ -373,13 +373,14 @@ func TestLaterVersionOfExtension(t *testing.T) {
 		Tags      []string
 		Routes    [][]byte
 		Issued    int64
+		Admitted  int64
 		Workloads []string
 		Colour    struct{ Red, Green int }
-	}{Version: 9, WireGuard: bytes.Repeat([]byte{3}, 32), Tags: []string{"gpu"}, Issued: testNow.Unix(), Workloads: []string{"web"}}))
+	}{Version: 9, WireGuard: bytes.Repeat([]byte{3}, 32), Tags: []string{"gpu"}, Issued: testNow.Unix(), Admitted: 7, Workloads: []string{"web"}}))
 	c := template(a.chain(t)[0])
 	setExtension(c, later)
 	l, err := a.alice.Verify(forge(c, a.alice.Cert, pub(testKey("bob")), a.aliceKey), a.root, testNow)
-	if err != nil || !slices.Equal(l.Tags, []string{"gpu"}) || !l.Issued.Equal(testNow) {
+	if err != nil || !slices.Equal(l.Tags, []string{"gpu"}) || !l.Issued.Equal(testNow) || l.Admitted.Unix() != 7 {
 		t.Fatalf("leaf %+v, error %v", l, err)
 	}
 	// Another program need not say when it issued a certificate.
@@ -390,7 +391,7 @@ func TestLaterVersionOfExtension(t *testing.T) {
 		Routes    [][]byte
 	}{Version: 1, WireGuard: bytes.Repeat([]byte{3}, 32)})))
 	l, err = a.alice.Verify(forge(c, a.alice.Cert, pub(testKey("bob")), a.aliceKey), a.root, testNow)
-	if err != nil || !l.Issued.Equal(l.NotBefore) {
+	if err != nil || !l.Issued.Equal(l.NotBefore) || !l.Admitted.Equal(l.NotBefore) {
 		t.Fatalf("leaf %+v, error %v", l, err)
 	}
 }
