@@ -27,6 +27,9 @@ func refusef(format string, a ...any) error {
 func (n admin) find(name string) (*mesh.Member, error) {
 	label := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(name), "."), "."+n.root.Network.Domain)
 	m, ok := n.dir.View().ByName(mesh.Name(label))
+	if d, device := n.findDevice(name); !ok && device {
+		return nil, &api.Error{Code: api.CodeMissing, Message: fmt.Sprintf("%s is a device, not a member: `gridwire status` on its gateway says how it is", d.Name)}
+	}
 	if !ok {
 		return nil, &api.Error{Code: api.CodeMissing, Message: fmt.Sprintf("no member is named %q; see `gridwire members`", name)}
 	}

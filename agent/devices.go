@@ -13,6 +13,7 @@ import (
 
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/gateway"
+	"github.com/gridwire/gridwire/agent/workload/host"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/directory"
 	"github.com/gridwire/gridwire/mesh/enrol"
@@ -235,6 +236,9 @@ func (n exporter) turnGateway(ctx context.Context, r api.GatewayRequest) (*api.G
 		if _, why := n.endpointOf(n.me()); why != "" {
 			out.Warnings = append(out.Warnings, why)
 		}
+		if what := host.Obstacle(); what != "" {
+			out.Warnings = append(out.Warnings, "another firewall of this machine drops what passes through it unless a rule lets it through, devices' packets too: "+what)
+		}
 	}
 	return out, nil
 }
@@ -277,18 +281,30 @@ func aliveText(alive bool) string {
 	return "offline"
 }
 
-// deviceMembers are the devices as rows of `gridwire members`. Only their gateways know whether they are connected.
-func (n report) deviceMembers(ctx context.Context) []api.Member {
-	here := map[string]string{}
-	for _, d := range n.devices(ctx) {
-		here[d.Name] = d.State
-	}
+// deviceMembers are the devices as rows of `gridwire members`. Their gateways say whether they are connected.
+func (n report) deviceMembers() []api.Member {
 	var out []api.Member
-	for d := range n.dir.View().Devices() {
+	view := n.dir.View()
+	for d := range view.Devices() {
+		state := aliveText(false)
+		for _, p := range d.Profiles {
+			if g, ok := view.Member(p.Gateway); ok && g.Gateway && slices.Contains(g.Connected, d.WireGuard) {
+				state = aliveText(true)
+			}
+		}
 		out = append(out, api.Member{
-			Name: string(d.Name), ID: d.ID.String(), Address: prefixes(d.Addrs()), Standing: "device", State: here[string(d.Name)], Expires: &d.NotAfter,
+			Name: string(d.Name), ID: d.ID.String(), Address: prefixes(dedup(append(reachAddrs(view, d), d.Addrs()...))), Standing: "device", State: state, Expires: &d.NotAfter,
 			Tags: []string{}, Updated: &d.Issued,
 		})
+	}
+	return out
+}
+
+// reachAddrs are the addresses that a device's name leads to: where it is at the moment, as far as its gateways say.
+func reachAddrs(v *mesh.View, d *mesh.Device) []netip.Addr {
+	var out []netip.Addr
+	for _, p := range v.Reach(d) {
+		out = append(out, p.Addrs...)
 	}
 	return out
 }

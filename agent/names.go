@@ -105,7 +105,8 @@ func (x *names) run(ctx context.Context) error {
 	}
 	srv, err := dns.New(dns.Config{
 		Zone: x.zone.Load, Log: x.n.log.With("part", "dns"), OnQuery: x.count,
-		ForwardFor: x.n.gateway.Serves, // a telephone has one name server at a time
+		// A telephone has one name server at a time, and a container may have none but this node.
+		ForwardFor: func(client netip.Addr) bool { return x.n.gateway.Serves(client) || x.n.workloads.has(client) },
 	})
 	if err != nil {
 		return err
@@ -230,7 +231,7 @@ func zoneData(v *mesh.View, serial uint32) dns.Data {
 		}
 	}
 	for dev := range v.Devices() {
-		d.Members = append(d.Members, dns.Member{Name: string(dev.Name), Addrs: dev.Addrs()})
+		d.Members = append(d.Members, dns.Member{Name: string(dev.Name), Addrs: reachAddrs(v, dev)})
 	}
 	return d
 }

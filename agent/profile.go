@@ -136,7 +136,7 @@ func endpoints(given []string, members []*mesh.Member) (map[mesh.NodeID]string, 
 		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
 			return bad("--endpoint %s: want HOST:PORT or GATEWAY=HOST:PORT, like home.example.org:51820", s)
 		}
-		if _, err := netip.ParseAddr(host); err != nil {
+		if a, err := netip.ParseAddr(host); err != nil || a.Zone() != "" { // a zone means nothing on another machine
 			if _, err := mesh.ParseDomain(host); err != nil {
 				return bad("--endpoint %s: %q is neither an address nor a host's name", s, host)
 			}
@@ -161,6 +161,10 @@ func (n exporter) endpointOf(m *mesh.Member) (endpoint, why string) {
 	if m.ID == n.membership.Load().ID() && len(n.cfg.Advertise) > 0 {
 		return n.cfg.Advertise[0], "" // perhaps a host's name, which stays right when the address changes
 	}
+	return endpointOf(m)
+}
+
+func endpointOf(m *mesh.Member) (endpoint, why string) {
 	if m.Reachable && len(m.Endpoints) > 0 {
 		best := slices.MinFunc(m.Endpoints, func(a, b netip.AddrPort) int { return worth(b.Addr()) - worth(a.Addr()) })
 		if stun.Private(best.Addr()) {

@@ -71,6 +71,9 @@ func (s *self) compose() *wire.Record {
 		Lan: wire.AddrPortsBytes(clip(n.localAddrPorts(), 16)), Nat: string(nat.Unknown),
 	}
 	r.Gateway = n.gateway.On()
+	for _, key := range clip(n.gateway.Connected(), wire.MaxConnected) {
+		r.Devices = append(r.Devices, key[:])
+	}
 	advertised := s.advertised()
 	endpoints := advertised
 	if n.reach != nil && n.reach.prober != nil {
@@ -190,7 +193,7 @@ func (s *self) publish(ctx context.Context) {
 // sameRecord compares what others act on.
 func sameRecord(a, b *wire.Record) bool {
 	return sameAddrs(a.Endpoints, b.Endpoints) && sameAddrs(a.Lan, b.Lan) && sameAddrs(a.Via, b.Via) && sameAddrs(a.Chain, b.Chain) &&
-		a.Reachable == b.Reachable && a.Nat == b.Nat && a.Software == b.Software && a.Boot == b.Boot && a.Gateway == b.Gateway &&
+		a.Reachable == b.Reachable && a.Nat == b.Nat && a.Software == b.Software && a.Boot == b.Boot && a.Gateway == b.Gateway && sameAddrs(a.Devices, b.Devices) &&
 		slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
 }
 

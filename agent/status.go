@@ -192,7 +192,7 @@ func (n report) members(ctx context.Context) ([]api.Member, error) {
 			Expires: &m.NotAfter, Tags: orEmpty(m.Tags), Software: m.Software, Updated: &m.Updated, Routes: prefixTexts(m.Routes),
 		})
 	}
-	out = append(out, n.deviceMembers(ctx)...)
+	out = append(out, n.deviceMembers()...)
 	for _, g := range n.dir.Gone() {
 		out = append(out, api.Member{Name: string(g.Name), ID: g.ID.String(), Address: []string{}, Standing: string(g.Why), Tags: []string{}, Updated: &g.When})
 	}

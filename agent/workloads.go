@@ -74,6 +74,15 @@ func (w *workloads) nodeAddrs() []netip.Addr {
 	return report{w.n}.addrs(leaf.Addrs)
 }
 
+// has reports whether a is the address of one of this node's workloads.
+func (w *workloads) has(a netip.Addr) bool {
+	if a.Is6() && !mesh.Block(w.n.root.Network.ID, w.n.membership.Load().ID()).Contains(a) {
+		return false
+	}
+	ws, _ := w.Announced()
+	return slices.ContainsFunc(ws, func(x mesh.Workload) bool { return slices.Contains(x.Addrs, a) })
+}
+
 // recordSlack is kept free in the record for what else may grow: endpoints, and the certificates of another issuer.
 const recordSlack = 4 << 10
 

@@ -160,6 +160,20 @@ func TestDevice(t *testing.T) {
 		p.reaches(h, own[1], 5*time.Second)
 	}
 
+	// A workload behind bob's NAT, and one on the gateway itself: both ends see each other's own addresses.
+	for _, h := range []*lab.Host{bob, gate} {
+		web := w.namespace(h, "web-"+h.Label())
+		w.run(h, "workload", "add", "web", "--netns", web.Path())
+		at := w.workloads(h)["web"].Addresses[0].Addr()
+		p.reaches(p.Host, at, 5*time.Second)
+		if _, err := web.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "1", "-W", "2", own[0].String()); err != nil {
+			t.Errorf("the workload on %s does not reach the telephone: %v", h.Label(), err)
+		}
+	}
+	if out := string(must(p.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "2", "-i", "0.2", w.status(bob).Self.Addresses[1].Addr().String()))(t)); strings.Contains(out, "edirect") {
+		t.Errorf("the gateway tells the telephone of a shorter way, which there is not:\n%s", out)
+	}
+
 	// Names: the network's on the telephone, the telephone's in the network, and all others.
 	for name, want := range map[string]string{"bob.farm.internal": members[bob].String(), "bob": members[bob].String()} {
 		if got, err := p.sh("getent ahostsv6 " + name); err != nil || !strings.HasPrefix(got, want+" ") {
@@ -261,12 +275,37 @@ func TestDeviceTwoGateways(t *testing.T) {
 	}
 	p := w.phone(w.home("tablet", home))
 	target := w.status(shut).Self.Addresses[0].Addr()
+	both := w.dig(shut, "tablet.farm.internal", "AAAA")
 	for _, c := range configs {
 		p.up(c)
 		p.reaches(p.Host, target, 5*time.Second)
 		p.reaches(shut, addressesOf(t, c)[0], 5*time.Second)
 		p.reaches(alice, addressesOf(t, c)[1], 5*time.Second)
 	}
+	if strings.Count(both, "\n") != 1 {
+		t.Errorf("before it is anywhere, its name has the addresses %q", both)
+	}
+	// The gateways say where it is, and its name leads there.
+	w.eventually(20*time.Second, "another member lists it as connected", func() bool {
+		return slices.ContainsFunc(w.members(shut), func(m member) bool { return m.Name == "tablet" && m.State == "connected" })
+	})
+	if got, want := w.dig(shut, "tablet.farm.internal", "AAAA"), addressesOf(t, configs[1])[0].String(); !strings.Contains(got, want) {
+		t.Errorf("its name leads to %q, want %s", got, want)
+	}
+	w.fails(shut, 1, []string{"is a device", "connected as far as"}, "ping", "tablet")
+	// Devices stay when the issuer that made them is no issuer any more.
+	w.run(alice, "issuer", "add", "gate")
+	w.eventually(5*time.Second, "gate is an issuer", func() bool {
+		_, err := gate.Gridwire(w.ctx(5*time.Second), "export", "watch", "--gateway", "alice")
+		return err == nil
+	})
+	w.eventually(2*time.Second, "alice knows the device of another issuer", func() bool { return w.is(alice, "watch", "device") })
+	w.run(alice, "issuer", "remove", "gate")
+	w.eventually(2*time.Second, "gate is an issuer no more", func() bool { return !strings.Contains(w.run(shut, "issuer", "list"), "gate") })
+	if !w.is(shut, "watch", "device") || !w.is(shut, "gate", "member") {
+		t.Errorf("after its issuer was dismissed: %+v", w.members(shut))
+	}
+
 	w.run(gate, "gateway", "off")
 	w.eventually(2*time.Second, "without its gateway it reaches nobody", func() bool { return !p.answers(p.Host, target) })
 	if got := w.run(alice, "status"); !strings.Contains(strings.Join(strings.Fields(got), " "), "the device probe has no gateway that is on") {

@@ -26,11 +26,13 @@ type watched struct {
 	alice, bob, carol *lab.Host
 }
 
+// everywhere are the flags of agents that Prometheus can scrape.
+var everywhere = []string{"--metrics", "127.0.0.1:9586,overlay"}
+
 func newWatched(t *testing.T) *watched {
 	t.Helper()
 	w := &watched{world: newWorld(t, lab.Options{Delay: 2 * time.Millisecond})}
 	w.alice, w.bob, w.carol = w.public("alice"), w.home("bob", home), w.home("carol", home)
-	everywhere := []string{"--metrics", "127.0.0.1:9586,overlay"}
 	w.found(w.alice, everywhere...)
 	w.join(w.bob, everywhere...)
 	w.join(w.carol, everywhere...)
@@ -102,7 +104,7 @@ func (w *watched) shows(limit time.Duration, expr, label string, want map[string
 }
 
 // TestPrometheusWatchesTheMesh: a real Prometheus with the configuration that we ship finds all members through one, scrapes them over the
-// overlay, and runs our rules; it sees when a member dies.
+// overlay, and runs our rules; it sees when a member dies; and every query of every dashboard has an answer.
 func TestPrometheusWatchesTheMesh(t *testing.T) {
 	w := newWatched(t)
 	w.shows(15*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 1})
@@ -114,23 +116,58 @@ func TestPrometheusWatchesTheMesh(t *testing.T) {
 	w.agents[w.carol].Kill()
 	w.shows(20*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
 	w.shows(20*time.Second, `max by (peer) (gridwire_peer_up)`, "peer", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
+	w.dashboards()
 }
 
-// busy makes everything happen that the dashboards show.
+// busy makes everything happen that the dashboards show of bob.
 func (w *watched) busy() {
 	w.Helper()
-	bob := w.peer(w.alice, "bob").Addresses[0].Addr().String()
-	ping := w.alice.Command(w.Context(), "ping", "-n", "-q", "-i", "0.05", "-s", "1000", bob) // the lab ends it
-	if err := ping.Start(); err != nil {
+	// Bob's agent begins anew at another address, so his paths change.
+	if err := w.agents[w.bob].Stop(); err != nil {
 		w.Fatal(err)
 	}
-	w.Cleanup(func() { _ = ping.Process.Kill(); _ = ping.Wait() })
-	w.dig(w.alice, "bob.farm.internal", "AAAA")
-	// Bob gets another address, so that his paths change.
 	if err := w.bob.SetAddr(netip.Prefix{}); err != nil {
 		w.Fatal(err)
 	}
+	w.start(w.bob, everywhere...)
 	w.linkedAll(20*time.Second, w.alice, w.bob, w.carol)
+
+	web := w.namespace(w.bob, "web")
+	w.run(w.bob, "workload", "add", "web", "--netns", web.Path(), "--port", "http=8080/tcp")
+	w.dig(w.bob, "alice.farm.internal", "AAAA")
+	for to, from := range map[string]*lab.Host{
+		w.peer(w.bob, "alice").Addresses[0].Addr().String():    w.bob,
+		w.peer(w.bob, "carol").Addresses[0].Addr().String():    w.bob,
+		w.workloads(w.bob)["web"].Addresses[0].Addr().String(): w.alice,
+	} {
+		ping := from.Command(w.Context(), "ping", "-n", "-q", "-i", "0.05", "-s", "1000", to)
+		if err := ping.Start(); err != nil {
+			w.Fatal(err)
+		}
+		w.Cleanup(func() { _ = ping.Process.Kill(); _ = ping.Wait() })
+	}
+	w.lossy()
+}
+
+// lossy makes bob lose a probe or two. He then probes more often for a while, which gives the samples that a loss needs to be shown.
+func (w *watched) lossy() {
+	w.Helper()
+	const disturbed = 1300 * time.Millisecond // long enough for a link in use to be probed, too short to be given up
+	for range 3 {
+		if err := w.bob.Cut(); err != nil {
+			w.Fatal(err)
+		}
+		time.Sleep(disturbed)
+		if err := w.bob.Reconnect(); err != nil {
+			w.Fatal(err)
+		}
+		for start := time.Now(); time.Since(start) < 14*time.Second; time.Sleep(200 * time.Millisecond) {
+			if w.ask(`gridwire:peer_loss_ratio:recent{node="bob"}`, "peer")["alice"] > 0 {
+				return
+			}
+		}
+	}
+	w.Error("bob loses packets and nobody says so")
 }
 
 // rulesRun checks that every rule is evaluated without an error, and that what can be learned is learned.
@@ -153,6 +190,6 @@ func (w *watched) rulesRun() {
 	})
 	limit := w.ask(`gridwire:peer_rtt_seconds:limit{node="alice"}`, "peer")
 	if got := limit["bob"]; math.Abs(got-0.038) > 1e-6 {
-		w.Errorf("round trips to bob are too slow above %v s; with 12 ms learned, want 0.038", got)
+		w.Errorf("round trips from alice to bob are too slow above %v s; with 12 ms learned, want 0.038", got)
 	}
 }

@@ -134,12 +134,23 @@ func TestWorkload(t *testing.T) {
 	w.sees(bob, w.overlay6(bob), at, 10*time.Second)
 	w.sees(alice, w.overlay6(alice), at, time.Second) // its own host
 	w.sees(carol, w.overlay6(carol), at, 5*time.Second)
+	w.eventually(5*time.Second, "bob knows the workload's name", func() bool { return w.dig(bob, "web.alice.farm.internal", "AAAA") == addr.String() })
+	if got := w.dig(bob, "_http._tcp.web.alice.farm.internal", "SRV"); !strings.HasSuffix(got, " 8080 web.alice.farm.internal.") {
+		t.Errorf("SRV: %q", got)
+	}
 	// The other way round, and from workload to workload.
 	back := w.namespace(bob, "db")
 	w.run(bob, "workload", "add", "db", "--netns", back.Path())
 	db := w.workloads(bob)["db"].Addresses[0].Addr()
 	w.mirror(back, 5432)
 	w.sees(web, addr, netip.AddrPortFrom(db, 5432), 5*time.Second)
+	if err := web.SetResolvConf("nameserver " + w.overlay6(alice).String() + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(5*time.Second, "a workload asks its node for names, through glibc", func() bool {
+		out, err := web.Exec(w.ctx(3*time.Second), "getent", "ahostsv6", "db.bob.farm.internal")
+		return err == nil && strings.HasPrefix(string(out), db.String()+" ")
+	})
 	w.sees(back, db, at, 5*time.Second)
 	second := w.namespace(alice, "two")
 	w.run(alice, "workload", "add", "two", "--netns", second.Path())
@@ -171,10 +182,12 @@ func TestWorkload(t *testing.T) {
 		t.Error("nothing was counted")
 	}
 
+	w.eventually(5*time.Second, "bob knows the second one's name", func() bool { return w.dig(bob, "two.alice.farm.internal", "AAAA") == two.String() })
 	if err := second.Delete(); err != nil { // nothing runs in it
 		t.Fatal(err)
 	}
 	w.eventually(5*time.Second, "the namespace that vanished is noticed", func() bool { return w.workloads(alice)["two"].Health == "gone" })
+	w.eventually(5*time.Second, "its name is withdrawn everywhere", func() bool { return w.dig(bob, "two.alice.farm.internal", "AAAA") == "" })
 	again := w.namespace(alice, "two")
 	must(alice.Exec(w.ctx(5*time.Second), "nft", "add table ip other; add chain ip other FORWARD { type filter hook forward priority 0; policy drop; }"))(t)
 	addTwo := must(alice.Command(w.ctx(10*time.Second), binary, "workload", "add", "two", "--netns", again.Name(), "--socket", alice.Socket()).CombinedOutput())(t)
@@ -274,4 +287,53 @@ func TestWorkloadRefused(t *testing.T) {
 	if _, err := alice.Gridwire(w.ctx(10*time.Second), "workload", "add", "web", "--netns", other.Path()); !errors.As(err, &failed) || failed.Code != 3 {
 		t.Errorf("without an agent: %v", err)
 	}
+}
+
+// TestWorkloadIPv4: where the node's certificate authorises an IPv4 prefix, a workload has an address out of it, with the same promises; and
+// something with an address of its own behind the node, an interface of its own making, can have a name.
+func TestWorkloadIPv4(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice, bob := w.public("alice"), w.home("bob", home)
+	w.found(alice)
+	w.start(bob, "--join", w.token("bob", "--route", "192.0.2.0/29", "--route", "203.0.113.0/24"))
+	w.linked(alice, bob, 10*time.Second)
+	web := w.namespace(bob, "web")
+	w.run(bob, "workload", "add", "web", "--netns", web.Path())
+	row := w.workloads(bob)["web"]
+	if len(row.Addresses) != 2 || row.Addresses[1].String() != "192.0.2.1/32" {
+		t.Fatalf("addresses %v, want 192.0.2.1 as the second", row.Addresses)
+	}
+	w.mirror(web, 8080)
+	own4 := w.status(alice).Self.Addresses[1].Addr()
+	w.sees(alice, own4, netip.AddrPortFrom(row.Addresses[1].Addr(), 8080), 10*time.Second)
+	w.sees(alice, w.overlay6(alice), netip.AddrPortFrom(row.Addresses[0].Addr(), 8080), 5*time.Second)
+
+	// A machine that somebody has connected to bob, with an address out of bob's block, and one in a routed prefix.
+	vm := w.namespace(bob, "vm")
+	at6, at4 := row.Addresses[0].Addr().Next(), netip.MustParseAddr("203.0.113.7")
+	for _, line := range []string{
+		"link add br0 type veth peer name eth0 netns " + vm.Name(), "link set br0 up", "addr add fe80::9/64 dev br0 nodad", "addr add 203.0.113.1/24 dev br0",
+		"route add " + at6.String() + "/128 dev br0",
+	} {
+		must(bob.Exec(w.ctx(5*time.Second), "ip", strings.Fields(line)...))(t)
+	}
+	for _, line := range []string{
+		"link set eth0 up", "addr add " + at6.String() + "/128 dev eth0 nodad", "addr add 203.0.113.7/24 dev eth0", "-6 route add default via fe80::9 dev eth0",
+		"route add default via 203.0.113.1",
+	} {
+		must(vm.Exec(w.ctx(5*time.Second), "ip", strings.Fields(line)...))(t)
+	}
+	w.mirror(vm, 8080)
+	w.run(bob, "workload", "add", "vm6", "--address", at6.String())
+	w.run(bob, "workload", "add", "vm4", "--address", at4.String())
+	w.sees(alice, w.overlay6(alice), netip.AddrPortFrom(at6, 8080), 5*time.Second)
+	w.eventually(5*time.Second, "the address in the routed network is reached", func() bool { // by what source is networks' concern
+		_, server, err := w.ask(alice, netip.AddrPortFrom(at4, 8080))
+		return err == nil && server == at4
+	})
+	w.run(bob, "workload", "remove", "vm6")
+	w.eventually(5*time.Second, "without its name the address is cut off", func() bool {
+		_, _, err := w.ask(alice, netip.AddrPortFrom(at6, 8080))
+		return err != nil
+	})
 }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"crypto/sha256"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -56,6 +57,28 @@ func (d *Device) Addrs() []netip.Addr {
 		out = append(out, p.Addrs...)
 	}
 	return out
+}
+
+// Reach returns where a device can be reached: at the gateways that say that it is connected to them, else at those that are on, else at all.
+func (v *View) Reach(d *Device) []Profile {
+	var connected, on []Profile
+	for _, p := range d.Profiles {
+		g, ok := v.Member(p.Gateway)
+		if !ok || !g.Gateway {
+			continue
+		}
+		on = append(on, p)
+		if slices.Contains(g.Connected, d.WireGuard) {
+			connected = append(connected, p)
+		}
+	}
+	switch {
+	case len(connected) > 0:
+		return connected
+	case len(on) > 0:
+		return on
+	}
+	return d.Profiles
 }
 
 // At returns the device's place at a gateway.

@@ -191,7 +191,8 @@ type Member struct {
 	NAT       string
 	Software  string
 	Workloads []Workload
-	Gateway   bool // serves devices that cannot run an agent
+	Gateway   bool    // serves devices that cannot run an agent
+	Connected []WGKey // those of them that it has heard of just now
 }
 
 // Workload is something on a member that has a name of its own.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,6 +13,9 @@ import (
 
 // aliveFor is how long after the last packet a device counts as connected: its app sends a keepalive each 25 s, and one may be lost.
 const aliveFor = 65 * time.Second
+
+// oneKeepalive is how long after the last packet a device has probably gone, if another gateway has it: then there is no doubt where it is.
+const oneKeepalive = 35 * time.Second
 
 // core is what a gateway knows. It has no tunnel, clock, goroutine or log.
 type core struct {
@@ -120,6 +124,32 @@ func (c *core) count(stats map[mesh.WGKey]tunnel.PeerStats, now time.Time) {
 	}
 }
 
+// alive returns the devices that were heard just now, in order.
+func (c *core) alive(now time.Time) []mesh.WGKey {
+	out := []mesh.WGKey{}
+	for key, n := range c.counted {
+		if isAlive(n.heard, now) && !(c.claimed(key) && now.Sub(n.heard) > oneKeepalive) {
+			out = append(out, key)
+		}
+	}
+	slices.SortFunc(out, func(a, b mesh.WGKey) int { return bytes.Compare(a[:], b[:]) })
+	return out
+}
+
+// claimed reports whether another gateway says that the device is connected there.
+func (c *core) claimed(key mesh.WGKey) bool {
+	d, ok := c.view.Device(mesh.DeviceID(key))
+	if !ok {
+		return false
+	}
+	return slices.ContainsFunc(d.Profiles, func(p mesh.Profile) bool {
+		g, ok := c.view.Member(p.Gateway)
+		return ok && g.ID != c.self && slices.Contains(g.Connected, key)
+	})
+}
+
+func isAlive(heard, now time.Time) bool { return !heard.IsZero() && now.Sub(heard) < aliveFor }
+
 // forget drops the endpoints of devices that there are no more.
 func (c *core) forget() {
 	maps.DeleteFunc(c.seen, func(key mesh.WGKey, _ netip.AddrPort) bool {
@@ -142,7 +172,7 @@ func (c *core) report(stats map[mesh.WGKey]tunnel.PeerStats, now time.Time) []St
 			Device: d, Addrs: p.Addrs, Endpoint: s.Endpoint, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes,
 			Heard: c.counted[d.WireGuard].heard,
 		}
-		st.Alive = !st.Heard.IsZero() && now.Sub(st.Heard) < aliveFor
+		st.Alive = isAlive(st.Heard, now)
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b Status) int { return a.Device.ID.Compare(b.Device.ID) })

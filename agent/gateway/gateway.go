@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,7 @@ const (
 	// retry is how long after a failure the tunnel is tried again; a revoked device must not stay in it.
 	retry = time.Second
 	// countEvery is how often devices are looked at, while there are any: often enough to tell who has gone.
-	countEvery = 20 * time.Second
+	countEvery = 10 * time.Second
 )
 
 // Tunnel is what a gateway needs of agent/tunnel. No call blocks for longer than a system call.
@@ -68,6 +69,7 @@ type Gateway struct {
 	on      atomic.Bool
 	trouble atomic.Pointer[string] // why devices are not served although they should be
 	served  atomic.Pointer[map[netip.Addr]bool]
+	alive   atomic.Pointer[[]mesh.WGKey]
 }
 
 // Status is a device that this node serves.
@@ -75,7 +77,7 @@ type Status struct {
 	Device        *mesh.Device
 	Addrs         []netip.Addr // its own here
 	Alive         bool
-	Heard         time.Time // when a packet of it arrived last, to within 20 s; zero: not in this run
+	Heard         time.Time // when a packet of it arrived last, to within 10 s; zero: not in this run
 	Endpoint      netip.AddrPort
 	LastHandshake time.Time // zero: none in this run
 	RxBytes       uint64
@@ -105,6 +107,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, ask: make(chan question), ended: make(chan struct{})}
 	g.served.Store(&map[netip.Addr]bool{})
+	g.alive.Store(&[]mesh.WGKey{})
 	b, err := cfg.Load()
 	if errors.Is(err, fs.ErrNotExist) {
 		return g, nil
@@ -134,6 +137,10 @@ func (g *Gateway) Trouble() string {
 	}
 	return ""
 }
+
+// Connected returns the devices that this node has heard of just now, in order. It changes each countEvery at most, so that telephones that come
+// and go do not fill the network with news.
+func (g *Gateway) Connected() []mesh.WGKey { return *g.alive.Load() }
 
 // Serves reports whether a is the address of a device that this node is the gateway of.
 func (g *Gateway) Serves(a netip.Addr) bool { return (*g.served.Load())[a] }
@@ -173,6 +180,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.begin()
 	count := time.NewTicker(countEvery)
 	defer count.Stop()
+	ticking := true
 	again := time.NewTimer(retry)
 	defer again.Stop()
 	for {
@@ -197,6 +205,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 		if !g.apply() {
 			again.Reset(retry)
+		}
+		switch devices := len(g.core.peers) > 0; { // nobody is woken for nothing
+		case devices && !ticking:
+			count.Reset(countEvery)
+			ticking = true
+		case !devices && ticking:
+			count.Stop()
+			ticking = false
+			g.look(time.Now())
 		}
 	}
 }
@@ -306,6 +323,10 @@ func (g *Gateway) look(now time.Time) {
 		g.core.forget()
 		g.core.moved = false
 		g.cfg.Remember(maps.Clone(g.core.seen))
+	}
+	if now := g.core.alive(now); !slices.Equal(now, *g.alive.Load()) {
+		g.alive.Store(&now)
+		g.cfg.Changed()
 	}
 }
 

@@ -281,6 +281,9 @@ func TestAlive(t *testing.T) {
 		if s := state(1); !s.Alive || !s.Endpoint.IsValid() || s.RxBytes != 104 {
 			t.Errorf("while it sends keepalives: %+v", s)
 		}
+		if got := r.Connected(); !slices.Equal(got, []mesh.WGKey{{1}}) || r.changed != 1 {
+			t.Errorf("connected %v, told %d times", got, r.changed)
+		}
 		if s := state(3); s.Alive {
 			t.Errorf("another one: %+v", s)
 		}
@@ -295,6 +298,9 @@ func TestAlive(t *testing.T) {
 		time.Sleep(aliveFor + countEvery)
 		if s := state(1); s.Alive || s.Heard.IsZero() {
 			t.Errorf("after it went: %+v", s)
+		}
+		if got := r.Connected(); len(got) != 0 || r.changed != 2 {
+			t.Errorf("connected %v, told %d times", got, r.changed)
 		}
 	})
 }

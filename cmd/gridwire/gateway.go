@@ -45,6 +45,22 @@ func gatewayCommand(g *globals) *cobra.Command {
 	}
 }
 
+// deviceHint says what can be done with a name that is no member's but a device's: nothing of ours runs there that could answer.
+func deviceHint(ctx context.Context, g *globals, st *api.Status, name string, missing error) error {
+	var members []api.Member
+	if st.Network == nil || g.client().Get(ctx, "/v1/members", &members) != nil {
+		return missing
+	}
+	name = strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(name), "."), "."+st.Network.Domain)
+	for _, m := range members {
+		if m.Name == name && m.Standing == "device" && len(m.Address) > 0 {
+			addr, _, _ := strings.Cut(m.Address[0], "/")
+			return fmt.Errorf("%s is a device with nothing of gridwire on it (%s as far as its gateways say); ask the device itself: ping %s", name, m.State, addr)
+		}
+	}
+	return missing
+}
+
 // printDevices prints those that this node serves, as part of status.
 func printDevices(w io.Writer, st *api.Status) {
 	if len(st.Devices) == 0 {

@@ -94,6 +94,13 @@ func TestExitStatus(t *testing.T) {
 		"wait for nobody":     {refusing, []string{"wait", "--peer", "zoe", "--timeout", "50ms"}, exitTimeout, "zoe"},
 		"wait for one":        {refusing, []string{"wait", "--peer", "bob"}, exitOK, ""},
 		"ping nobody":         {refusing, []string{"ping", "zoe"}, exitFailure, "gridwire members"},
+		"gateway verb":        {nobody, []string{"gateway", "maybe"}, exitUsage, "gateway on"},
+		"gateway alone":       {nobody, []string{"gateway"}, exitUsage, "on|off"},
+		"export name":         {nobody, []string{"export", "my phone"}, exitUsage, "DNS label"},
+		"export nothing":      {nobody, []string{"export"}, exitUsage, "NAME"},
+		"extend with qr":      {nobody, []string{"export", "phone", "--extend", "--qr"}, exitUsage, "no other flag"},
+		"extend and replace":  {nobody, []string{"export", "phone", "--extend", "--replace"}, exitUsage, "no other flag"},
+		"export, no agent":    {nobody, []string{"export", "phone"}, exitNoAgent, "gridwire agent"},
 		"issuer without verb": {nobody, []string{"issuer"}, exitUsage, "issuer add"},
 	} {
 		t.Run(name, func(t *testing.T) {

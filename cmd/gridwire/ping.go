@@ -39,7 +39,7 @@ func pingCommand(g *globals) *cobra.Command {
 			}
 			peer, err := findPeer(st, args[0])
 			if err != nil {
-				return err
+				return deviceHint(cmd.Context(), g, st, args[0], err)
 			}
 			if len(peer.Addresses) == 0 {
 				return fmt.Errorf("%s has no overlay address", peer.Name)

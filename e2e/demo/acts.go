@@ -20,7 +20,7 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	d.picture()
-	for _, act := range []func(context.Context) error{d.join, d.everybody, d.statusTable, d.founderDies, d.powerCut} {
+	for _, act := range []func(context.Context) error{d.join, d.everybody, d.statusTable, d.page, d.founderDies, d.powerCut} {
 		if err := act(ctx); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -16,18 +17,19 @@ import (
 
 // demo is the lab, who is in it, and the screen.
 type demo struct {
-	lab     *lab.Lab
-	out     *screen
-	binary  string
-	alice   *machine // the founder
-	dana    *machine // reachable by everybody, as alice is
-	bob     *machine // behind a home router
-	carol   *machine // behind a home router and her carrier's NAT
-	laptop  *machine // behind a hotel's router
-	erin    *machine // who comes late
-	link    string   // to the folder with the machines' commands
-	staying bool
-	observe string // the folder with what Prometheus and Grafana need; empty: nobody watches
+	lab      *lab.Lab
+	out      *screen
+	binary   string
+	alice    *machine // the founder
+	dana     *machine // reachable by everybody, as alice is
+	bob      *machine // behind a home router
+	carol    *machine // behind a home router and her carrier's NAT
+	laptop   *machine // behind a hotel's router
+	erin     *machine // who comes late
+	link     string   // to the folder with the machines' commands
+	staying  bool
+	forwards sync.WaitGroup // what passes connections on to machines; it ends with run
+	observe  string         // the folder with what Prometheus and Grafana need; empty: nobody watches
 }
 
 // machine is a host with a gridwire on it.

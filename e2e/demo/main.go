@@ -44,12 +44,16 @@ func run(ctx context.Context, observe string) int {
 		out.failed(err)
 		return 1
 	}
+	playing, end := context.WithCancel(ctx)
+	defer end()
 	d := &demo{lab: l, out: out, binary: binary, observe: observe}
 	if observe != "" {
-		err = d.watch(ctx)
-	} else if err = d.play(ctx); err == nil && isTerminal(os.Stdin) {
-		err = d.stay(ctx)
+		err = d.watch(playing)
+	} else if err = d.play(playing); err == nil && isTerminal(os.Stdin) {
+		err = d.stay(playing)
 	}
+	end()
+	d.forwards.Wait()
 	if ctx.Err() != nil {
 		err = errInterrupted
 	}

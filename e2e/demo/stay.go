@@ -32,6 +32,7 @@ func (d *demo) stay(ctx context.Context) error {
 		{at + "/laptop gridwire status", "the table; add --watch"},
 		{at + "/laptop gridwire ping carol", "and which way it went"},
 		{at + "/laptop gridwire explain carol", "why the link is as it is"},
+		{at + "/laptop gridwire page", "the page again, with the right to change things"},
 		{at + "/carol gridwire netcheck", "what two NATs look like from inside"},
 		{at + "/bob wg show " + d.bob.Interface(), "plain WireGuard"},
 		{at + "/bob tcpdump -c 4 -ni eth0 udp", "what bob's provider sees"},

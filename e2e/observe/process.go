@@ -101,13 +101,11 @@ func (p *process) Stop() error {
 }
 
 // dial connects to the program in its namespace.
-func (p *process) dial(ctx context.Context) (conn net.Conn, err error) {
-	err = p.host.Do(func() (err error) {
-		var d net.Dialer
-		conn, err = d.DialContext(ctx, "tcp", p.addr)
-		return err
-	})
-	return conn, err
+func (p *process) dial(ctx context.Context) (net.Conn, error) { return p.host.Dial(ctx, p.addr) }
+
+// Forward makes the program reachable from the namespace of this process, as lab.Host.Forward does.
+func (p *process) Forward(ctx context.Context, listen string, at func(net.Addr)) error {
+	return p.host.Forward(ctx, listen, p.addr, at)
 }
 
 // fetch gets a path; any answer but 200 is an error, returned with what came.

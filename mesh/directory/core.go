@@ -362,7 +362,7 @@ func same(a, b *mesh.Member) bool {
 		slices.Equal(a.LAN, b.LAN) && slices.Equal(a.Via, b.Via) && a.Reachable == b.Reachable && a.NAT == b.NAT &&
 		a.Software == b.Software && a.SealKey == b.SealKey && a.IssuerID == b.IssuerID && a.WireGuard == b.WireGuard &&
 		a.NotBefore.Equal(b.NotBefore) && a.NotAfter.Equal(b.NotAfter) && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Routes, b.Routes) &&
-		a.Gateway == b.Gateway && slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
+		a.Gateway == b.Gateway && slices.Equal(a.Connected, b.Connected) && slices.EqualFunc(a.Workloads, b.Workloads, sameWorkload)
 }
 
 func sameWorkload(a, b mesh.Workload) bool {

@@ -164,6 +164,9 @@ func (c *cert) member(r *wire.Record, signed time.Time) *mesh.Member {
 		Workloads: c.workloads(r), Gateway: r.GetGateway(),
 	}
 	copy(m.SealKey[:], r.GetSealKey())
+	for _, key := range r.GetDevices() { // wire.OpenRecord has checked their length
+		m.Connected = append(m.Connected, mesh.WGKey(key))
+	}
 	for _, b := range r.GetVia() {
 		if id, err := mesh.NodeIDFromBytes(b); err == nil {
 			m.Via = append(m.Via, id)

@@ -153,6 +153,8 @@ func CheckSignal(s *Signal) error {
 		if port := body.PortOffer.GetPort(); err == nil && (port == 0 || port > 65535) {
 			err = fmt.Errorf("port offer: port %d is not 1 to 65535", port)
 		}
+	case *Signal_Usage:
+		_, err = ParseUsage(body.Usage)
 	default:
 		err = fmt.Errorf("of a kind that is not known here: %w", ErrVersion)
 	}

@@ -98,6 +98,7 @@ func checkRecord(r *Record) error {
 		checkAddrs("endpoints", r.GetEndpoints(), MaxEndpoints),
 		checkAddrs("lan", r.GetLan(), MaxLAN),
 		checkWorkloads(r.GetWorkloads()),
+		checkConnected(r.GetDevices()),
 		checkText("nat", r.GetNat(), maxNAT),
 		checkText("software", r.GetSoftware(), maxSoftware),
 	)

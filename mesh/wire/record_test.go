@@ -120,6 +120,8 @@ func TestRecordRefused(t *testing.T) {
 		"letters, digits and inner":      func(r *Record) { r.Workloads[0].Name = "no_label" },
 		"not in lower case":              func(r *Record) { r.Workloads[0].Name = "Web" },
 		"workload web: it has no addr":   func(r *Record) { r.Workloads[0].Addresses = nil },
+		"connected devices: 257":         func(r *Record) { r.Devices = many(257, testID('d')) },
+		"device 1: WireGuard key of 31":  func(r *Record) { r.Devices = [][]byte{testID('d'), make([]byte, 31)} },
 	} {
 		r := testRecord(t, 'a')
 		change(r)
@@ -185,6 +187,8 @@ func TestCheckItem(t *testing.T) {
 	wantError(t, CheckItem(&Item{Item: &Item_Record{Record: &SignedRecord{Record: s.Record}}}), nil, "signature of 0")
 	wantError(t, CheckItem(&Item{Item: &Item_RevocationList{RevocationList: make([]byte, MaxRevocationList+1)}}), nil, "revocation list")
 	wantError(t, CheckItem(&Item{Item: &Item_Issuer{}}), nil, "issuer certificate of 0")
+	wantError(t, CheckItem(&Item{Item: &Item_Device{}}), nil, "device's certificate of 0")
+	wantError(t, CheckItem(&Item{Item: &Item_Device{Device: make([]byte, MaxDevice+1)}}), nil, "want 1 to 2048")
 }
 
 func TestCheckHello(t *testing.T) {

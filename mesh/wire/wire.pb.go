@@ -115,6 +115,7 @@ type Record struct {
 	Lan           [][]byte               `protobuf:"bytes,13,rep,name=lan,proto3" json:"lan,omitempty"`                       // underlay addresses on this member's own networks, for dialling from the same LAN
 	Workloads     []*Workload            `protobuf:"bytes,14,rep,name=workloads,proto3" json:"workloads,omitempty"`
 	Gateway       bool                   `protobuf:"varint,15,opt,name=gateway,proto3" json:"gateway,omitempty"` // serves devices that cannot run an agent
+	Devices       [][]byte               `protobuf:"bytes,16,rep,name=devices,proto3" json:"devices,omitempty"`  // WireGuard keys of the devices that are connected to this gateway
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,6 +253,13 @@ func (x *Record) GetGateway() bool {
 		return x.Gateway
 	}
 	return false
+}
+
+func (x *Record) GetDevices() [][]byte {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
 }
 
 // Something on a member that has a name of its own.
@@ -2260,6 +2268,7 @@ type UsageStatement struct {
 	ReceivedPackets uint64                 `protobuf:"varint,10,opt,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
 	LossPpm         uint32                 `protobuf:"varint,11,opt,name=loss_ppm,json=lossPpm,proto3" json:"loss_ppm,omitempty"` // measured by probes in this period
 	Gap             bool                   `protobuf:"varint,12,opt,name=gap,proto3" json:"gap,omitempty"`                        // the counters do not cover all of the period
+	Skew            int64                  `protobuf:"zigzag64,13,opt,name=skew,proto3" json:"skew,omitempty"`                    // how far the other end's clock is ahead of the signer's, milliseconds, as measured
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2378,6 +2387,13 @@ func (x *UsageStatement) GetGap() bool {
 	return false
 }
 
+func (x *UsageStatement) GetSkew() int64 {
+	if x != nil {
+		return x.Skew
+	}
+	return 0
+}
+
 type SignedUsage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Statement     []byte                 `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"` // a UsageStatement
@@ -2494,7 +2510,7 @@ var File_mesh_wire_wire_proto protoreflect.FileDescriptor
 
 const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x14mesh/wire/wire.proto\x12\vgridwire.v1\"\x92\x03\n" +
+	"\x14mesh/wire/wire.proto\x12\vgridwire.v1\"\xac\x03\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x1a\n" +
@@ -2511,7 +2527,8 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\ttombstone\x18\f \x01(\bR\ttombstone\x12\x10\n" +
 	"\x03lan\x18\r \x03(\fR\x03lan\x123\n" +
 	"\tworkloads\x18\x0e \x03(\v2\x15.gridwire.v1.WorkloadR\tworkloads\x12\x18\n" +
-	"\agateway\x18\x0f \x01(\bR\agateway\"e\n" +
+	"\agateway\x18\x0f \x01(\bR\agateway\x12\x18\n" +
+	"\adevices\x18\x10 \x03(\fR\adevices\"e\n" +
 	"\bWorkload\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\fR\taddresses\x12'\n" +
@@ -2666,7 +2683,7 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"5\n" +
 	"\tPortOffer\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\rR\x04port\"\xcf\x02\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"\xe3\x02\n" +
 	"\x0eUsageStatement\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x0e\n" +
@@ -2681,7 +2698,8 @@ const file_mesh_wire_wire_proto_rawDesc = "" +
 	"\x10received_packets\x18\n" +
 	" \x01(\x04R\x0freceivedPackets\x12\x19\n" +
 	"\bloss_ppm\x18\v \x01(\rR\alossPpm\x12\x10\n" +
-	"\x03gap\x18\f \x01(\bR\x03gap\"a\n" +
+	"\x03gap\x18\f \x01(\bR\x03gap\x12\x12\n" +
+	"\x04skew\x18\r \x01(\x12R\x04skew\"a\n" +
 	"\vSignedUsage\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x16\n" +

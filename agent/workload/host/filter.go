@@ -38,6 +38,8 @@ import (
 //			iifname @attached ip daddr 192.0.2.0/24 accept                              (own routed prefixes, and the other way round)
 //			iifname @attached counter drop
 //			oifname @attached counter drop
+//			iifname { "gw0" } oifname @shared ip6 daddr fd00:1:2:3::64 accept           (and own routed prefixes, and the other way round)
+//			iifname { "gw0" } oifname @shared counter drop                              (the same)
 //		}
 //	}
 //
@@ -86,6 +88,7 @@ func setFilter(iface string, overlay netip.Prefix, w workload.Wiring) error {
 	}
 	f.arrive(attached, shared, sources6, sources4, overlay)
 	f.pass(attached, tunnel, w.Own)
+	f.passShared(shared, tunnel, w)
 	if err := c.Flush(); err != nil {
 		return filterError(iface, err)
 	}
@@ -163,6 +166,27 @@ func (f filter) pass(attached, tunnel *nftables.Set, own []netip.Prefix) {
 	}
 	add(in(attached), drop())
 	add(out(attached), drop())
+}
+
+// passShared keeps members to the workloads behind an interface that leads elsewhere too: the leak guard, which lets it carry the overlay, does
+// not look any more.
+func (f filter) passShared(shared, tunnel *nftables.Set, w workload.Wiring) {
+	if len(w.Shared) == 0 {
+		return
+	}
+	allowed := slices.Clone(w.Own)
+	for _, addrs := range w.Shared {
+		for _, a := range addrs {
+			allowed = append(allowed, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	chain := &nftables.Chain{Table: f.table, Name: "pass"}
+	for _, p := range allowed {
+		f.rule(chain, in(tunnel), out(shared), address(destination, p), verdict(expr.VerdictAccept))
+		f.rule(chain, in(shared), out(tunnel), address(source, p), verdict(expr.VerdictAccept))
+	}
+	f.rule(chain, in(tunnel), out(shared), drop())
+	f.rule(chain, in(shared), out(tunnel), drop())
 }
 
 func (f filter) rule(chain *nftables.Chain, parts ...[]expr.Any) {

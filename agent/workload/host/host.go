@@ -66,7 +66,8 @@ func New(cfg Config) *Host { return &Host{cfg: cfg, done: map[string]setUp{}} }
 
 // Apply implements workload.Host. What they may send is settled before anything may pass.
 func (h *Host) Apply(w workload.Wiring) error {
-	if h.applied == nil || !same(*h.applied, w) {
+	news := h.applied == nil || !same(*h.applied, w)
+	if news {
 		if err := h.arrange(w); err != nil {
 			h.applied = nil
 			return err
@@ -75,9 +76,13 @@ func (h *Host) Apply(w workload.Wiring) error {
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(w.Attached)) {
-		errs = append(errs, h.setUp(name, w.Attached[name]))
+		did, err := h.setUp(name, w.Attached[name])
+		news, errs = news || did, append(errs, err)
 	}
 	maps.DeleteFunc(h.done, func(name string, _ setUp) bool { return w.Attached[name] == nil })
+	if news { // also for an interface that came anew under its name
+		h.cfg.Serve(slices.Sorted(maps.Keys(w.Attached)))
+	}
 	return errors.Join(errs...)
 }
 
@@ -102,38 +107,34 @@ func (h *Host) arrange(w workload.Wiring) error {
 			return err
 		}
 	}
-	if err := h.cfg.Router.Forward("workloads", w.Forward); err != nil {
-		return err
-	}
-	h.cfg.Serve(slices.Sorted(maps.Keys(w.Attached)))
-	return nil
+	return h.cfg.Router.Forward("workloads", w.Forward)
 }
 
-// setUp gives an interface its address and the routes to what is behind it, unless that is done already.
-func (h *Host) setUp(name string, addrs []netip.Addr) error {
+// setUp gives an interface its address and the routes to what is behind it, unless that is done already, and reports whether it did anything.
+func (h *Host) setUp(name string, addrs []netip.Addr) (bool, error) {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return fail("finding", name, err)
+		return false, fail("finding", name, err)
 	}
 	a := link.Attrs()
 	now := setUp{index: a.Index, up: isUp(a.RawFlags), addrs: fmt.Sprint(addrs, h.cfg.Node())}
 	if h.done[name] == now {
-		return nil
+		return false, nil
 	}
 	if err := h.prepare(link); err != nil {
-		return err
+		return true, err
 	}
 	for _, r := range h.routes(link, addrs) {
 		if err := netlink.RouteReplace(r); err != nil {
-			return fail("adding the route to "+r.Dst.IP.String()+" through", name, err)
+			return true, fail("adding the route to "+r.Dst.IP.String()+" through", name, err)
 		}
 	}
 	if link, err = netlink.LinkByIndex(a.Index); err != nil {
-		return fail("finding", name, err)
+		return true, fail("finding", name, err)
 	}
 	now.up = isUp(link.Attrs().RawFlags)
 	h.done[name] = now
-	return nil
+	return true, nil
 }
 
 // isUp reports whether both ends of a veth are up: only then it has a carrier.

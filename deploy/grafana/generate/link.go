@@ -18,7 +18,8 @@ func link() (string, *builder) {
 	d := board("link", "Link", "One link, as its two ends see it. Vertical lines mark when its path changed and when an agent began anew.").
 		WithVariable(choice("node", "From", `label_values(gridwire_peer_up{network=~"$network"}, node)`)).
 		WithVariable(choice("peer", "To", `label_values(gridwire_peer_up{network=~"$network", node="$node"}, peer)`)).
-		Annotation(mark("Path changed", doubt, `increase(gridwire_peer_path_changes_total{`+one+`}[$__rate_interval]) > 0`, "{{node}} to {{peer}}")).
+		Annotation(mark("Path changed", doubt, `increase(gridwire_peer_path_changes_total{`+one+`}[$__rate_interval]) > 0 or `+
+			`increase(gridwire_peer_path_changes_total{`+back+`}[$__rate_interval]) > 0`, "{{node}} to {{peer}}")).
 		Annotation(mark("Agent restarted", "blue", `resets(gridwire_uptime_seconds{network=~"$network", node=~"$node|$peer"}[$__rate_interval]) > 0`, "{{node}}")).
 		WithRow(dashboard.NewRowBuilder("$node to $peer, now"))
 	for _, p := range linkFigures() {
@@ -74,7 +75,8 @@ func linkFigures() []*stat.PanelBuilder {
 		figure("Time to connect", "How long the link took to come up the last time.", unitSeconds, 3, now(`max(gridwire_peer_time_to_connect_seconds{`+one+`})`, "")),
 		figure("Clock difference", "The peer's clock against this one's.", unitSeconds, 3, now(`max(gridwire_peer_clock_skew_seconds{`+one+`})`, "")).
 			Thresholds(steps(bad, -60.0, good, 60.0, bad)),
-		figure("Path changes", "In the time that the page shows.", unitCount, 3, now(`max(increase(gridwire_peer_path_changes_total{`+one+`}[$__range]))`, "")).
+		figure("Path changes", "In the time that the page shows, as the end that saw more of them counts. The moments are marked below.", unitCount, 3,
+			now(`max(increase(gridwire_peer_path_changes_total{`+one+`}[$__range]) or increase(gridwire_peer_path_changes_total{`+back+`}[$__range]))`, "")).
 			Decimals(0).GraphMode(common.BigValueGraphModeNone),
 	}
 }

@@ -91,11 +91,17 @@ func everyPair() *table.PanelBuilder {
 	return grid("Round trip time of every pair", "Who measured is the row, to whom is the column: the mean of five minutes. An empty cell had no probe, or no link.", 24,
 		rows(`sum by (node, peer) (gridwire:peer_rtt_seconds:mean5m{network=~"$network"})`)).
 		Unit(unitSeconds).
+		WithTransformation(sortedBy("peer")). // the order of columns
 		WithTransformation(dashboard.DataTransformerConfig{Id: "groupingToMatrix", Options: map[string]any{
-			"rowField": "node", "columnField": "peer", "valueField": "Value", "emptyValue": "empty",
+			"rowField": "node", "columnField": "peer", "valueField": "Value", "emptyValue": "null",
 		}}).
+		WithTransformation(sortedBy(`node\peer`)). // the name that the matrix gives its first column
 		OverrideByFieldType("number", limits(good, rttLimits...)).
 		OverrideByRegexp(`^node\\peer$`, []dashboard.DynamicConfigValue{with("displayName", "from \\ to")})
+}
+
+func sortedBy(field string) dashboard.DataTransformerConfig {
+	return dashboard.DataTransformerConfig{Id: "sortBy", Options: map[string]any{"fields": map[string]any{}, "sort": []any{map[string]any{"field": field}}}}
 }
 
 // worst is a table of the links with the highest values, each with its own limit.

@@ -1,0 +1,108 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gridwire/gridwire/e2e/observe"
+)
+
+// shown is what of a dashboard's JSON asks Prometheus.
+type shown struct {
+	Panels []struct {
+		Title   string
+		Type    string
+		Targets []struct {
+			Expr    string
+			Instant bool
+		}
+	}
+	Templating struct {
+		List []struct {
+			Name, Type string
+			Query      any
+		}
+	}
+	Annotations struct {
+		List []struct{ Name, Expr string }
+	}
+}
+
+// dashboards runs every query of the dashboards that we ship, as Grafana would with bob and his link to alice chosen.
+func (w *watched) dashboards() {
+	w.Helper()
+	files, err := filepath.Glob("../deploy/grafana/dashboards/*.json")
+	if err != nil || len(files) < 4 {
+		w.Fatalf("dashboards: %v, %v", files, err)
+	}
+	queries := map[string][]string{} // by expression: where
+	for _, f := range files {
+		var d shown
+		if err := json.Unmarshal(must(os.ReadFile(f))(w), &d); err != nil {
+			w.Fatalf("%s: %v", f, err)
+		}
+		name := filepath.Base(f)
+		for _, p := range d.Panels {
+			for _, q := range p.Targets {
+				queries[q.Expr] = append(queries[q.Expr], name+", "+p.Title)
+			}
+		}
+		for _, v := range d.Templating.List {
+			if m := regexp.MustCompile(`^label_values\((.*), (\w+)\)$`).FindStringSubmatch(fmt.Sprint(v.Query)); m != nil {
+				expr := "count by (" + m[2] + ") (" + m[1] + ")"
+				queries[expr] = append(queries[expr], name+", variable "+v.Name)
+			} else if v.Type == "query" {
+				w.Errorf("%s: the variable %s asks %v, which this test does not understand", name, v.Name, v.Query)
+			}
+		}
+		for _, a := range d.Annotations.List {
+			if a.Expr != "" {
+				queries[a.Expr] = append(queries[a.Expr], name+", annotation "+a.Name)
+			}
+		}
+	}
+	if len(queries) < 60 {
+		w.Errorf("%d queries only: were they read?", len(queries))
+	}
+	start := time.Now()
+	for expr, where := range queries {
+		w.answered(start.Add(15*time.Second), expr, where)
+	}
+}
+
+var chosen = strings.NewReplacer("$__rate_interval", "30s", "$__range", "1h", "$__interval", "15s", "$network", "farm", "$node", "bob", "$peer", "alice")
+
+// answered checks that a query has data by a deadline: a number in it, too, where it is one that is always there.
+func (w *watched) answered(deadline time.Time, expr string, where []string) {
+	w.Helper()
+	asked := chosen.Replace(expr)
+	if strings.Contains(asked, "$") {
+		w.Errorf("%v: a variable that this test does not know: %s", where, expr)
+		return
+	}
+	for {
+		// Over time, because a thing that has happened is not happening now.
+		got, err := w.prometheus.QueryRange(w.ctx(10*time.Second), asked, time.Now().Add(-time.Minute), time.Second)
+		if err != nil {
+			w.Errorf("%v: %v", where, err)
+			return
+		}
+		if slices.ContainsFunc(got, func(s observe.Sample) bool { return !math.IsNaN(s.Value) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.Errorf("%v: no data: %s (%v)", where, asked, got)
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
