@@ -1,6 +1,8 @@
 package sock
 
 import (
+	"errors"
+	"net"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -18,8 +20,16 @@ import (
 type families struct {
 	mu   sync.Mutex // held by Open, Close and SetMark; Send does not take it
 	open bool
-	four atomic.Pointer[conn.StdNetBind] // owns the sockets; also what sends before Open and after Close, which fails
-	six  atomic.Pointer[conn.StdNetBind]
+	four atomic.Pointer[family] // its bind owns the sockets; also what sends before Open and after Close, which fails
+	six  atomic.Pointer[family]
+
+	small fragmenting
+}
+
+// family is the bind that sends in one address family, and its socket; nil if the machine has none.
+type family struct {
+	*conn.StdNetBind
+	udp *net.UDPConn
 }
 
 var _ conn.Bind = (*families)(nil)
@@ -31,8 +41,8 @@ func newFamilies() *families {
 }
 
 func (f *families) reset() {
-	f.four.Store(newStd())
-	f.six.Store(newStd())
+	f.four.Store(&family{StdNetBind: newStd()})
+	f.six.Store(&family{StdNetBind: newStd()})
 }
 
 func newStd() *conn.StdNetBind { return conn.NewStdNetBind().(*conn.StdNetBind) }
@@ -50,9 +60,14 @@ func (f *families) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	udp4, err4 := wholeOnly(four, false)
+	udp6, err6 := wholeOnly(four, true)
+	if err := errors.Join(err4, err6); err != nil {
+		return nil, 0, errors.Join(err, four.Close())
+	}
 	reflect.ValueOf(six).Elem().Set(reflect.ValueOf(four).Elem())
-	f.four.Store(four)
-	f.six.Store(six)
+	f.four.Store(&family{four, udp4})
+	f.six.Store(&family{six, udp6})
 	f.open = true
 	return fns, actual, nil
 }
@@ -69,10 +84,18 @@ func (f *families) Close() error {
 
 // Send implements conn.Bind.
 func (f *families) Send(bufs [][]byte, ep conn.Endpoint) error {
+	b := f.six.Load()
 	if ep.DstIP().Is4() {
-		return f.four.Load().Send(bufs, ep)
+		b = f.four.Load()
 	}
-	return f.six.Load().Send(bufs, ep)
+	if limit, ok := f.small.limit(ep); ok {
+		return f.small.send(b, bufs, ep, limit)
+	}
+	err := b.Send(bufs, ep)
+	if err != nil && len(bufs) > 1 && tooLong(err) {
+		return sendSingly(b, bufs, ep)
+	}
+	return err
 }
 
 // SetMark implements conn.Bind.

@@ -149,7 +149,7 @@ func (h *Host) newQUIC() (*quicreuse.ConnManager, error) {
 	if err := errors.Join(h.derive(reset[:], "stateless reset"), h.derive(token[:], "token generator")); err != nil {
 		return nil, err
 	}
-	return quicreuse.NewConnManager(reset, token,
+	m, err := quicreuse.NewConnManager(reset, token,
 		quicreuse.OverrideListenUDP(h.socket()),
 		quicreuse.VerifySourceAddress(h.limits.VerifySourceAddress),
 		quicreuse.ConnContext(func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
@@ -165,6 +165,10 @@ func (h *Host) newQUIC() (*quicreuse.ConnManager, error) {
 			return network.WithConnManagementScope(ctx, scope), nil
 		}),
 	)
+	if err != nil {
+		return nil, err
+	}
+	return m, limitPackets(m)
 }
 
 // derive fills key with what follows from the identity key for this purpose.
