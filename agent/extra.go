@@ -15,8 +15,9 @@ import (
 type extras struct {
 	post func(links.Event)
 
-	mu   sync.Mutex // guards sets, and keeps posts in the order of Set; post never blocks
+	mu   sync.Mutex // guards sets and all, and keeps posts in the order of Set; post never blocks
 	sets map[string]map[mesh.NodeID][]netip.Prefix
+	all  map[mesh.NodeID][]netip.Prefix
 }
 
 func newExtras(post func(links.Event)) *extras {
@@ -28,7 +29,15 @@ func (e *extras) Set(concern string, prefixes map[mesh.NodeID][]netip.Prefix) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sets[concern] = prefixes
-	e.post(links.Extra{Prefixes: mergeExtra(e.sets)})
+	e.all = mergeExtra(e.sets)
+	e.post(links.Extra{Prefixes: e.all})
+}
+
+// of returns what is routed to one peer. It is not to be changed.
+func (e *extras) of(id mesh.NodeID) []netip.Prefix {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.all[id]
 }
 
 // mergeExtra gives each prefix to one peer, because WireGuard does so: where two claim the same one, the concern that comes first in the

@@ -18,6 +18,7 @@ import (
 	"github.com/gridwire/gridwire/agent/config"
 	"github.com/gridwire/gridwire/agent/gateway"
 	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/agent/pmtu"
 	"github.com/gridwire/gridwire/agent/route"
 	"github.com/gridwire/gridwire/agent/story"
 	"github.com/gridwire/gridwire/mesh"
@@ -45,6 +46,7 @@ type node struct {
 	router *route.Router
 	links  *links.Runner
 	extra  *extras // what is routed to peers beyond their own addresses
+	pmtu   *pmtu.Runner
 	names  *names
 	self   *self
 	issuer *issuing
@@ -182,10 +184,11 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 	n.links = links.New(links.Config{
 		Core:   links.NewCore(id, n.boot, loadEndpoints(n.store), uint64(time.Now().UnixNano())),
 		Tunnel: n.base.tun, ICE: n.ice, Send: n.signal.Send, Interface: n.cfg.Interface, Addr: leaf.Addrs[0], View: n.dir.View(),
-		Passed: func() uint64 { return n.base.tun.Packets() + n.base.sock.Counters().WireGuard },
+		Passed: n.passed,
 		Save:   n.saveEndpoints, OnReport: n.linkReported, Observe: n.story.Observe, Locate: n.reach.prober.Trigger, Log: n.log.With("part", "links"),
 	})
 	n.extra = newExtras(n.links.Post)
+	n.pmtu = n.newPMTU(leaf.Addrs[0])
 	n.meters = newMeters(n)
 	n.routing = newRouting(n)
 }
@@ -213,6 +216,7 @@ func (n *node) run(ctx context.Context) error {
 		{"nat prober", n.reach.prober.Run},
 		{"own record", n.self.run},
 		{"links", n.runLinks},
+		{"path MTU", n.pmtu.Run},
 		{"counters", counting{n}.run},
 		{"history", remembering{n}.run},
 		{"gateway", n.gateway.Run},

@@ -142,9 +142,10 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 		w.Traffic = n.meters.ledger.Total(ledger.WorkloadKey(mesh.Name(w.Name))).Counters
 	}
 	skews := n.control.Skew()
+	paths := n.pmtu.Paths()
 	for p := range view.Peers() {
 		row := metrics.Peer{
-			Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters, LastSeen: p.Updated,
+			Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters, LastSeen: p.Updated, MTU: paths[p.ID].MTU,
 		}
 		if row.LastHeard.After(row.LastSeen) {
 			row.LastSeen = row.LastHeard

@@ -48,10 +48,10 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 	if me, ok := view.Me(); ok {
 		st.Self.Name, st.Self.Workloads = string(me.Name), offers(me, view.Network.Domain)
 	}
-	table := n.links.Snapshot(ctx)
+	table, paths := n.links.Snapshot(ctx), n.pmtu.Paths()
 	for p := range view.Peers() {
 		row := peerStatus(p, table[p.ID])
-		row.Workloads = offers(p, view.Network.Domain)
+		row.MTU, row.Workloads = paths[p.ID].MTU, offers(p, view.Network.Domain)
 		st.Peers = append(st.Peers, row)
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })

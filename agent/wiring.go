@@ -133,6 +133,7 @@ func (n *node) linkReported(r links.Report) {
 	switch r.State {
 	case links.Connected:
 		n.control.Path(r.Peer, r.Path.Remote)
+		n.pmtu.CameUp(r.Peer)
 	case links.Unreachable:
 		n.control.Path(r.Peer, noAddr)
 	}

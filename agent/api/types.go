@@ -58,6 +58,7 @@ type Peer struct {
 	State              string    `json:"state"`
 	Reason             string    `json:"reason,omitempty"`
 	Path               Path      `json:"path"`
+	MTU                int       `json:"mtu,omitempty"` // largest packet inside the tunnel that the path carries, in bytes; 0: not known yet
 	RTT                float64   `json:"rtt_seconds"`
 	Loss               float64   `json:"loss_ratio"`
 	LastHandshake      time.Time `json:"last_handshake"`

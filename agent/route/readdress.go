@@ -39,7 +39,7 @@ func (r *Router) Readdress(addrs []netip.Addr, prefixes []netip.Prefix) error {
 	for _, p := range r.activePrefixes() { // again also where the prefix stays: its preferred source may be another
 		errs = append(errs, r.addRoute(p))
 	}
-	errs = append(errs, r.routeLocked(r.routed, true))
+	errs = append(errs, r.routeLocked(r.routed, true), limiter{r}.limit(true))
 	for _, p := range oldPrefixes {
 		if !slices.Contains(r.activePrefixes(), p) {
 			errs = append(errs, gone(netlink.RouteDel(r.overlayRoute(p))))

@@ -47,6 +47,7 @@ type Router struct {
 	behind   []netip.Prefix // see Behind
 	keep     bool
 	forwards forwarding
+	limits   limits
 	closed   bool
 }
 
@@ -104,11 +105,14 @@ func (r *Router) up() error {
 	if off != "" {
 		r.log.Warn("IPv4 is off on this node, IPv6 is not affected", "interface", r.cfg.Interface, "reason", off)
 	}
-	if err := r.removeRules(); err != nil {
+	if err := errors.Join(r.removeRules(), limiter{r}.removeOwnRule()); err != nil {
 		return err
 	}
 	if err := r.guard().set(); err != nil {
 		return err
+	}
+	if err := clampMSS(r.cfg.Interface); err != nil {
+		r.log.Warn("TCP connections of workloads may stall where a path is small", "err", err)
 	}
 	if err := r.prepareIPv6(); err != nil {
 		return err
@@ -212,6 +216,7 @@ func (r *Router) Recheck() (changed bool, err error) {
 	if off == "" {
 		errs = append(errs, r.addIPv4())
 	}
+	errs = append(errs, limiter{r}.limit(false))
 	return true, errors.Join(errs...)
 }
 
@@ -283,14 +288,14 @@ func (r *Router) Close() error {
 		return nil
 	}
 	r.closed = true
-	errs := []error{r.forwards.sysctls.Restore(), r.removeRules(), r.clearTable()}
+	errs := []error{r.forwards.sysctls.Restore(), limiter{r}.unlimitAll(), r.removeRules(), r.clearTable()}
 	for _, p := range r.cfg.Prefixes {
 		errs = append(errs, gone(netlink.RouteDel(r.overlayRoute(p))))
 	}
 	for _, a := range r.cfg.Addrs {
 		errs = append(errs, r.delAddr(a))
 	}
-	errs = append(errs, gone(netlink.LinkSetDown(r.link)), removeGuard(r.cfg.Interface))
+	errs = append(errs, gone(netlink.LinkSetDown(r.link)), unclampMSS(r.cfg.Interface), removeGuard(r.cfg.Interface))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("undoing the configuration of interface %s: %w", r.cfg.Interface, err)
 	}

@@ -145,7 +145,7 @@ func TestUpAndCloseLeaveNothing(t *testing.T) {
 	if got := strings.Join(routes, ", "); got != want {
 		t.Errorf("routes: %s", got)
 	}
-	if got := strings.Join(others, " "); got != "table gridwire_gw0" || r.IPv4Off() != "" {
+	if got := strings.Join(others, " "); got != "table gridwire_gw0 table gridwire_gw0_mss" || r.IPv4Off() != "" {
 		t.Errorf("others: %s; IPv4 off: %q", got, r.IPv4Off())
 	}
 	if out, err := exec.Command("nft", "list", "table", "inet", "gridwire_gw0").CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
@@ -183,7 +183,7 @@ func TestUpReplacesWhatAKilledAgentLeft(t *testing.T) {
 	c := config("gw0")
 	c.Mark++
 	r := mustUp(t, c)
-	if _, _, others := list(t, link); strings.Join(others, " ") != "table gridwire_gw0" {
+	if _, _, others := list(t, link); strings.Join(others, " ") != "table gridwire_gw0 table gridwire_gw0_mss" {
 		t.Errorf("after the second start: %v", others)
 	}
 	tables := exec.Command("nft", "list", "table", "inet", "gridwire_gw0")
@@ -275,7 +275,7 @@ func TestRoutedPrefixesNeverShadowTheMachinesOwn(t *testing.T) {
 	if err := r.Route(nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, others := list(t, link); len(others) != 1 {
+	if _, _, others := list(t, link); len(others) != 2 {
 		t.Errorf("rules are left: %v", others)
 	}
 	for _, bad := range []string{"10.77.4.0/24", "0.0.0.0/0", "128.0.0.0/1"} {

@@ -52,7 +52,7 @@ func (r *Router) Route(prefixes []netip.Prefix) error {
 	if r.closed {
 		return fmt.Errorf("routing %v through interface %s: it is closed", want, r.cfg.Interface)
 	}
-	return r.routeLocked(want, false)
+	return errors.Join(r.routeLocked(want, false), limiter{r}.limit(true))
 }
 
 // routeLocked makes the difference to what is routed; with all, also what is there already, since its source address may be another.

@@ -49,6 +49,7 @@ type PeerStatus struct {
 		Remote string `json:"remote"`
 		Via    string `json:"via"`
 	} `json:"path"`
+	MTU           int     `json:"mtu"`
 	RTTSeconds    float64 `json:"rtt_seconds"`
 	LossRatio     float64 `json:"loss_ratio"`
 	LastHandshake string  `json:"last_handshake"` // RFC 3339; empty: never
