@@ -125,6 +125,9 @@ func (p *prober) run(heard func(from netip.Addr, e echo, at time.Time)) {
 		if !ok {
 			continue
 		}
+		if from.Port() != ProbePort {
+			e.tells = false // not the links' own: Ping's or EchoRequest's, which have nothing to tell
+		}
 		if !e.reply {
 			reply := encodeReply(e.seq)
 			if _, err := p.conn.WriteToUDPAddrPort(reply[:], from); err == nil {
