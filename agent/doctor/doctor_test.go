@@ -150,9 +150,9 @@ func TestEachFaultIsNamedWithItsRemedy(t *testing.T) {
 		"disk nearly full": {func(m *Machine) { m.Free = func(string) (uint64, error) { return 20 << 20, nil } }, "disk", Warn, "df -h"},
 		"small MTU": {func(m *Machine) {
 			m.Interfaces = func() ([]Interface, error) {
-				return []Interface{{Name: "eth0", MTU: 1460, Up: true}, {Name: "gw7", MTU: 1420}}, nil
+				return []Interface{{Name: "eth0", MTU: 1300, Up: true}, {Name: "gw7", MTU: 1420}}, nil
 			}
-		}, "MTU", Warn, "--mtu 1380"},
+		}, "MTU", Warn, "ip link set eth0 mtu 1500"},
 		"VPN with an address of ours": {iface(Interface{Name: "tun0", Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.77.3.4/24")}}), "other VPNs", Warn, "give tun0 another range"},
 		"VPN with a route of ours": {file("/proc/net/ipv6_route", "fd000001000200000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001 wg0\n"),
 			"other VPNs", Warn, "ip -6 route del fd00:1:2::/64 dev wg0"},

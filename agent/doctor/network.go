@@ -47,7 +47,7 @@ func (m Machine) ipv4(s Subject) Result {
 // overhead is what a WireGuard packet adds over IPv6: 40 of IP, 8 of UDP, 32 of WireGuard.
 const overhead = 80
 
-// mtu compares the overlay's packets with the interface of the default route: larger ones are cut into two.
+// mtu compares the overlay's packets with the interface of the default route; agent/pmtu limits those that are larger.
 func (m Machine) mtu(s Subject) Result {
 	r := Result{Topic: "MTU"}
 	all, err := m.Interfaces()
@@ -71,10 +71,10 @@ func (m Machine) mtu(s Subject) Result {
 	case outer == 0:
 		return ok("MTU", "no default route to compare with")
 	case outer < 1280+overhead:
-		return fail(r, Warn, fmt.Sprintf("%s carries packets of %d bytes only, less than IPv6 in WireGuard needs (%d)", out, outer, 1280+overhead), fmt.Sprintf("ip link set %s mtu 1500, if the network behind it allows that", out))
+		return fail(r, Warn, fmt.Sprintf("%s carries packets of %d bytes only, less than IPv6 in WireGuard needs (%d): it works, but part of what this machine forwards is sent "+
+			"in fragments, which some networks drop", out, outer, 1280+overhead), fmt.Sprintf("ip link set %s mtu 1500, if the network behind it allows that", out))
 	case inner > outer-overhead:
-		return fail(r, Warn, fmt.Sprintf("the overlay's packets (%d bytes) are too large for %s (%d, of which WireGuard needs %d): each full one is cut in two", inner, out, outer, overhead),
-			fmt.Sprintf("run the agent with --mtu %d", max(outer-overhead, 1280)))
+		return ok("MTU", fmt.Sprintf("%d on %s is more than fits into %d on %s: packets to each peer are limited to what its path carries", inner, overlay, outer, out))
 	case inner == 0:
 		return ok("MTU", fmt.Sprintf("%s carries %d bytes", out, outer))
 	}
