@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/gridwire/gridwire/agent/ledger"
 	"github.com/gridwire/gridwire/agent/links"
@@ -17,21 +18,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// scrape is one answer being written.
-type scrape struct {
-	*collector
-	ch chan<- prometheus.Metric
-}
-
-func (s scrape) add(i id, v float64, values ...string) {
-	kind := prometheus.GaugeValue
-	if specs[i].kind == counter {
-		kind = prometheus.CounterValue
-	}
-	s.ch <- prometheus.MustNewConstMetric(s.descs[i], kind, v, values...)
-}
-
-func (s scrape) flag(i id, v *bool, values ...string) {
+func (s *scrape) flag(i id, v *bool, values ...string) {
 	if v != nil {
 		s.add(i, number(*v), values...)
 	}
@@ -56,7 +43,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
 	defer cancel()
 	snap := c.source(ctx)
-	s := scrape{c, ch}
+	s := &scrape{collector: c, ch: ch, pairs: map[string][]*dto.LabelPair{}}
 	s.node(snap)
 	s.workloads(snap.Workloads)
 	c.mu.Lock()
@@ -71,7 +58,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (s scrape) node(n Snapshot) {
+func (s *scrape) node(n Snapshot) {
 	s.add(buildInfo, 1, n.Version)
 	s.add(uptime, n.Now.Sub(n.Started).Seconds())
 	s.add(natInfo, 1, n.NAT)
@@ -101,7 +88,7 @@ func (s scrape) node(n Snapshot) {
 	}
 }
 
-func (s scrape) workloads(ws []Workload) {
+func (s *scrape) workloads(ws []Workload) {
 	for _, w := range ws {
 		s.add(workloadUp, number(w.Up), w.Name)
 		s.traffic(workloadReceiveBytes, w.Traffic, w.Name)
@@ -109,13 +96,13 @@ func (s scrape) workloads(ws []Workload) {
 }
 
 // traffic adds four counters, whose ids follow each other in this order.
-func (s scrape) traffic(first id, c ledger.Counters, who string) {
+func (s *scrape) traffic(first id, c ledger.Counters, who string) {
 	for i, v := range [...]uint64{c.ReceiveBytes, c.TransmitBytes, c.ReceivePackets, c.TransmitPackets} {
 		s.add(first+id(i), float64(v), who)
 	}
 }
 
-func (s scrape) peer(p Peer) {
+func (s *scrape) peer(p Peer) {
 	s.add(peerUp, number(up(p)), p.Name)
 	kind, family := "none", ""
 	if p.Path.Kind == "direct" {
@@ -148,7 +135,7 @@ func up(p Peer) bool { return p.State == links.Connected || p.State == links.Idl
 
 var windowNames = [len(links.LossWindows)]string{"1m", "5m", "15m"}
 
-func (s scrape) loss(losses [len(links.LossWindows)]links.Loss, who string) {
+func (s *scrape) loss(losses [len(links.LossWindows)]links.Loss, who string) {
 	for i, l := range losses {
 		if ratio, enough := l.Ratio(); enough {
 			s.add(peerLoss, ratio, who, windowNames[i])
@@ -156,19 +143,8 @@ func (s scrape) loss(losses [len(links.LossWindows)]links.Loss, who string) {
 	}
 }
 
-func (s scrape) histogram(counts rttCounts, sum time.Duration, who string) {
-	buckets := make(map[float64]uint64, len(links.RTTBuckets))
-	all := uint64(0)
-	for i, bound := range links.RTTBuckets {
-		all += counts[i]
-		buckets[bound.Seconds()] = all
-	}
-	all += counts[len(links.RTTBuckets)]
-	s.ch <- prometheus.MustNewConstHistogram(s.descs[peerRTT], all, sum.Seconds(), buckets, who)
-}
-
 // rest adds the series of all peers that have none of their own. What is no sum has none: a path, a time, a clock.
-func (s scrape) rest(r rest) {
+func (s *scrape) rest(r rest) {
 	s.add(peerUp, float64(r.up), otherPeers)
 	s.histogram(r.sums.counts, r.sums.rtt, otherPeers)
 	s.loss(r.losses, otherPeers)

@@ -86,6 +86,7 @@ type Source func(ctx context.Context) Snapshot
 type collector struct {
 	source Source
 	descs  [len(specs)]*prometheus.Desc
+	bounds *[len(links.RTTBuckets)]float64
 
 	mu     sync.Mutex // guards others: two scrapes may come at once
 	others others
@@ -97,12 +98,9 @@ func Handler(source Source) http.Handler {
 	r := prometheus.NewRegistry()
 	// Both panic only if a name is wrong, which a test would show.
 	r.MustRegister(newCollector(source), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{
-		EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes,
-		OfferedCompressions: []promhttp.Compression{promhttp.Identity, promhttp.Gzip}, // zstd is 20 times the memory for the same bytes
-	})
+	return compressed(promhttp.HandlerFor(r, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes, DisableCompression: true}))
 }
 
 func newCollector(source Source) *collector {
-	return &collector{source: source, descs: newDescs(), others: newOthers()}
+	return &collector{source: source, descs: newDescs(), bounds: rttBounds(), others: newOthers()}
 }

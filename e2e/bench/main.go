@@ -3,7 +3,7 @@
 // Command bench measures the numbers that gridwire promises, with the real binary in the lab's internet, and prints them as a Markdown
 // table with the target of each:
 //
-//	go run ./e2e/bench [-only throughput,udp,join,restart,idle,memory] [-pairs N] [-quick] [-binary PATH]
+//	go run ./e2e/bench [-only throughput,udp,join,restart,idle,scrape,memory] [-pairs N] [-quick] [-binary PATH]
 //
 // It owns the lab that it makes and the bare WireGuard processes (its own binary, started again) that the data path is compared with. It
 // needs root, iperf3 and the tools of e2e/lab. It is no test: a missed target is a line in the table, and the exit status stays 0;
@@ -62,6 +62,7 @@ var measurements = []struct {
 	{"join", measureJoin},
 	{"restart", measureRestart},
 	{"idle", measureIdle},
+	{"scrape", measureScrape},
 	{"throughput", measureThroughput},
 	{"udp", measureUDP},
 	{"memory", measureMemory},
@@ -70,6 +71,9 @@ var measurements = []struct {
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == bareCommand {
 		exit(bare(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == crowdCommand {
+		exit(serveCrowd())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -120,7 +124,7 @@ func run(ctx context.Context) error {
 
 func parse() (*bench, error) {
 	b := &bench{}
-	flag.StringVar(&b.only, "only", "", "measure only these, separated by commas: join, restart, idle, throughput, udp, memory")
+	flag.StringVar(&b.only, "only", "", "measure only these, separated by commas: join, restart, idle, scrape, throughput, udp, memory")
 	flag.IntVar(&b.pairs, "pairs", 32, "interleaved pairs for each ratio")
 	flag.IntVar(&b.rounds, "rounds", 15, "joins and restarts")
 	flag.DurationVar(&b.length, "length", 3*time.Second, "of one run of iperf3, after one second that does not count")
