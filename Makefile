@@ -64,7 +64,7 @@ e2e: build ## the real binary in network namespaces
 
 screenshots: tools ## the pictures of the health page in docs/pictures
 	@mkdir -p docs/pictures
-	$(GO) test -count 1 ./e2e/page -run TestThePageAtEverySize -args -screenshots $(CURDIR)/docs/pictures
+	$(GO) test -count 1 ./e2e/page -run 'TestThePageAtEverySize|TestALinksLastDay' -args -screenshots $(CURDIR)/docs/pictures
 
 bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." for flags)
 	@$(GO) build -buildvcs=false -o bin/bench ./e2e/bench

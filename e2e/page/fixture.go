@@ -91,6 +91,7 @@ func (m *mesh) handlers() api.Handlers {
 	return api.Handlers{
 		Status:    func(context.Context) (*api.Status, error) { return m.status(), nil },
 		Diagnosis: api.Diagnosis{Explain: m.explain},
+		History:   api.HistoryHandlers{Links: lastDay},
 		Want: func(_ context.Context, r api.NameRequest) error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -110,6 +111,30 @@ func (m *mesh) explain(_ context.Context, r api.NameRequest) (*api.Explain, erro
 		}
 	}
 	return nil, &api.Error{Code: api.CodeMissing, Message: "no member is called " + r.Name}
+}
+
+// lastDay makes up a day with a rhythm, an outage of two hours and an evening on which packets were lost.
+func lastDay(_ context.Context, r api.HistoryRequest) (*api.History, error) {
+	rnd := rand.New(rand.NewPCG(7, 7))
+	link := api.LinkHistory{Peer: r.Peer, StepSeconds: 60}
+	start := time.Now().Truncate(time.Minute).Add(-24 * time.Hour)
+	for i := range 24 * 60 {
+		if i > 500 && i < 620 { // the machine was off
+			continue
+		}
+		busy := math.Max(0, math.Sin(float64(i)/1440*2*math.Pi))
+		avg := 0.030 + 0.012*busy + 0.003*rnd.Float64()
+		s := api.LinkSample{
+			Time: start.Add(time.Duration(i) * time.Minute), State: "connected", Path: "direct", RTTMin: avg * 0.9, RTTAvg: avg, RTTMax: avg * (1.1 + 0.5*rnd.Float64()),
+			Probes: 20, ReceiveBytes: uint64(4e6*busy + 1e5*rnd.Float64()), TransmitBytes: uint64(9e5*busy + 1e5*rnd.Float64()),
+		}
+		if i > 1100 && i < 1180 {
+			s.Lost = rnd.IntN(4)
+			s.Loss = float64(s.Lost) / 20
+		}
+		link.Samples = append(link.Samples, s)
+	}
+	return &api.History{StepSeconds: 60, Links: []api.LinkHistory{link}}, nil
 }
 
 func explained(p api.Peer) *api.Explain {

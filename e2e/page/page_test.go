@@ -168,6 +168,19 @@ func TestThePageAtEverySize(t *testing.T) {
 	}
 }
 
+func TestALinksLastDay(t *testing.T) {
+	url, _ := serve(t, newMesh(10))
+	b := newBrowser(t, 1280, 1000, false)
+	b.do(chromedp.Navigate(url))
+	b.until("there", rows+` === 10`)
+	b.do(chromedp.Click(`//button[text()="oslo"]`, chromedp.BySearch))
+	b.until("three charts, with a gap where the machine was off", `document.querySelectorAll("#detail .chart").length === 3 && document.querySelectorAll("#detail .chart")[0].querySelectorAll(".line").length === 2`)
+	if said := b.text(`document.querySelector("#detail .chart").getAttribute("aria-label")`); !strings.Contains(said, "highest") {
+		t.Errorf("a chart is read as %q", said)
+	}
+	b.picture("page-link", true)
+}
+
 func TestItIsLive(t *testing.T) {
 	m := newMesh(5)
 	url, _ := serve(t, m)

@@ -2,7 +2,7 @@
 
 import { svg, el } from "./format.js";
 
-const width = 420, height = 130, left = 52, right = 6, top = 8, bottom = 18;
+const width = 420, height = 130, left = 64, right = 6, top = 8, bottom = 18;
 
 // nice rounds up to 1, 2 or 5 times a power of ten.
 const nice = (v) => {

@@ -101,7 +101,7 @@ export class Detail {
     const from = Math.max(to - day, Math.min(samples[0]?.at ?? to, to - 15 * 60000));
     const measured = samples.filter((s) => s.rtt_avg_seconds > 0);
     this.charts.replaceChildren(
-      chart({ title: "Round trip", format: seconds, from, to, step, band: measured.map((s) => [s.at, s.rtt_min_seconds, s.rtt_max_seconds]), lines: [{ class: "a", points: measured.map((s) => [s.at, s.rtt_avg_seconds]) }] }),
+      chart({ title: "Round trip", format: (v) => (v ? seconds(v) : "0"), from, to, step, band: measured.map((s) => [s.at, s.rtt_min_seconds, s.rtt_max_seconds]), lines: [{ class: "a", points: measured.map((s) => [s.at, s.rtt_avg_seconds]) }] }),
       chart({ title: "Loss", format: percent, from, to, step, lines: [{ class: "c", points: samples.filter((s) => s.probes > 0).map((s) => [s.at, s.loss_ratio]) }], max: Math.max(0.1, ...samples.map((s) => s.loss_ratio || 0)) }),
       chart({ title: "Throughput", format: (v) => (v ? rate(v) : "0"), from, to, step, lines: [
         { name: "in", class: "a", points: samples.map((s) => [s.at, (s.receive_bytes * 1000) / step]) },
