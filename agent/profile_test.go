@@ -101,3 +101,22 @@ func TestGatewayless(t *testing.T) {
 		t.Errorf("with one gateway on: %q", got)
 	}
 }
+
+// TestDeviceNames: a device's name leads to where it is.
+func TestDeviceNames(t *testing.T) {
+	here, there := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	d := &mesh.Device{ID: mesh.NodeID{7}, Name: "phone", WireGuard: mesh.WGKey{7}, Profiles: []mesh.Profile{
+		{Gateway: mesh.NodeID{1}, Addrs: []netip.Addr{here}}, {Gateway: mesh.NodeID{2}, Addrs: []netip.Addr{there}},
+	}}
+	v := mesh.NewView(mesh.Network{Domain: "farm.internal"}, mesh.NodeID{1}).WithDevice(d).
+		With(&mesh.Member{ID: mesh.NodeID{1}, Name: "bob", WireGuard: mesh.WGKey{1}, Gateway: true}).
+		With(&mesh.Member{ID: mesh.NodeID{2}, Name: "olga", WireGuard: mesh.WGKey{2}, Gateway: true, Connected: []mesh.WGKey{d.WireGuard}})
+	for _, m := range zoneData(v, 1).Members {
+		if m.Name == "phone" && (len(m.Addrs) != 1 || m.Addrs[0] != there) {
+			t.Errorf("it leads to %v, want %v", m.Addrs, there)
+		}
+	}
+	if n := len(zoneData(v, 1).Members); n != 3 {
+		t.Errorf("%d names", n)
+	}
+}

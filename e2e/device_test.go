@@ -129,12 +129,11 @@ func TestDevice(t *testing.T) {
 	alice, gate, bob := w.public("alice"), w.public("gate"), w.home("bob", home)
 	resolver := w.public("resolver")
 	w.elsewhere(resolver, "example.org.", "192.0.2.99")
-	conf := filepath.Join(t.TempDir(), "gate.toml")
-	if err := os.WriteFile(conf, []byte("[dns]\nupstream = [\""+resolver.Addr().String()+"\"]\n"), 0o644); err != nil {
+	if err := os.WriteFile(gate.ResolvConf(), []byte("nameserver "+resolver.Addr().String()+"\n"), 0o644); err != nil { // as DHCP would
 		t.Fatal(err)
 	}
 	w.found(alice)
-	w.join(gate, "--config", conf)
+	w.join(gate)
 	w.join(bob)
 	w.linkedAll(10*time.Second, alice, gate, bob)
 	p := w.phone(w.home("phone", home))
@@ -195,7 +194,7 @@ func TestDevice(t *testing.T) {
 	w.fromOwnAddress(p, bob, own[0], members[bob])
 
 	must(0, w.agents[gate].Stop())(t)
-	w.start(gate, "--config", conf)
+	w.start(gate)
 	p.reaches(bob, own[0], 5*time.Second) // the gateway goes on where it was
 
 	if out := w.run(alice, "export", "phone", "--extend"); !strings.Contains(out, "phone.farm.internal") {
