@@ -80,7 +80,7 @@ tools: ## Debian packages that tests and demo need, if one is missing
 	need $(GO) golang-go; \
 	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
 	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
-	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need dnsperf dnsperf; need dbus-daemon dbus-daemon; need gcc 'gcc libc6-dev'; \
+	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need tmux tmux; need dnsperf dnsperf; need dbus-daemon dbus-daemon; need gcc 'gcc libc6-dev'; \
 	need chromium 'chromium fonts-dejavu-core'; \
 	if ! command -v apt-get >/dev/null; then \
 		[ -z "$$missing" ] || { echo "no apt-get here: install these with the tools of your system:$$missing" >&2; exit 1; }; \

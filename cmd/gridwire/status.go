@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/agent/doctor"
 )
 
 func getStatus(ctx context.Context, g *globals) (*api.Status, error) {
@@ -31,31 +33,22 @@ func statusCommand(g *globals) *cobra.Command {
 			if asJSON && watch {
 				return usagef("--json and --watch contradict each other")
 			}
-			for {
-				st, err := getStatus(cmd.Context(), g)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return printJSON(cmd.OutOrStdout(), st)
-				}
-				if watch {
-					fmt.Fprint(cmd.OutOrStdout(), "\x1b[H\x1b[2J")
-				}
-				printStatus(cmd.OutOrStdout(), st)
-				if !watch {
-					return nil
-				}
-				select {
-				case <-cmd.Context().Done():
-					return nil
-				case <-time.After(time.Second):
-				}
+			if watch {
+				return watchStatus(cmd, g)
 			}
+			st, err := getStatus(cmd.Context(), g)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), st)
+			}
+			printStatus(cmd.OutOrStdout(), st)
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&watch, "watch", false, "show again each second, until Ctrl-C")
+	cmd.Flags().BoolVar(&watch, "watch", false, "a table that updates, sorts and filters; where the output is no terminal, print it again each second")
 	return cmd
 }
 
@@ -64,6 +57,7 @@ func printStatus(w io.Writer, st *api.Status) {
 		fmt.Fprintln(w, "This machine is no member of a network yet: gridwire join TOKEN, or gridwire init NETWORK.")
 		return
 	}
+	printVerdict(w, doctor.Judge(st, time.Now()))
 	role := ""
 	if st.Self.Issuer {
 		role = ", issuer"
@@ -77,9 +71,7 @@ func printStatus(w io.Writer, st *api.Status) {
 		fmt.Fprintf(w, ", certificate until %s", st.Self.CertificateExpires.Local().Format("2 Jan 2006"))
 	}
 	fmt.Fprint(w, "\n\n")
-	if len(st.Peers) == 0 {
-		fmt.Fprintln(w, "No other members yet. Invite one:  gridwire invite --name NAME")
-	} else {
+	if len(st.Peers) > 0 {
 		printPeers(w, st.Peers)
 	}
 	printDevices(w, st)
@@ -88,6 +80,15 @@ func printStatus(w io.Writer, st *api.Status) {
 		fmt.Fprintln(w)
 		printWrapped(w, "warning: "+warning)
 	}
+}
+
+// printVerdict is the line for somebody who looks once.
+func printVerdict(w io.Writer, v doctor.Verdict) {
+	printWrapped(w, v.Text)
+	if v.Remedy != "" {
+		printHanging(w, "-> ", v.Remedy)
+	}
+	fmt.Fprintln(w)
 }
 
 // printPeers prints a table that fits into 100 columns where names are short and addresses IPv4.
@@ -125,9 +126,15 @@ func addressText(prefixes []string) string {
 // printWrapped breaks a sentence where a terminal of 100 columns would break it in the middle of a word.
 func printWrapped(w io.Writer, text string) { printHanging(w, "", text) }
 
+// unbroken is text that somebody else breaks into lines.
+type unbroken struct{ strings.Builder }
+
 // printHanging is printWrapped after a lead; further lines stand below the text.
 func printHanging(w io.Writer, lead, text string) {
-	const width = 94 // leaves room for an indent
+	width := 94 // leaves room for an indent
+	if _, ok := w.(*unbroken); ok {
+		width = math.MaxInt
+	}
 	indent := strings.Repeat(" ", max(len(lead), 2))
 	line, empty := lead, true
 	for _, word := range strings.Fields(text) {
