@@ -92,13 +92,28 @@ func (w *watched) ask(expr, label string) map[string]float64 {
 // shows waits until an expression has exactly these values.
 func (w *watched) shows(limit time.Duration, expr, label string, want map[string]float64) {
 	w.Helper()
+	w.becomes(limit, expr, label, want, maps.Equal[map[string]float64, map[string]float64])
+}
+
+// names waits until an expression has any values for exactly these.
+func (w *watched) names(limit time.Duration, expr, label string, want ...string) {
+	w.Helper()
+	named := map[string]float64{}
+	for _, name := range want {
+		named[name] = math.NaN()
+	}
+	w.becomes(limit, expr, label, named, func(a, b map[string]float64) bool {
+		return maps.EqualFunc(a, b, func(float64, float64) bool { return true })
+	})
+}
+
+func (w *watched) becomes(limit time.Duration, expr, label string, want map[string]float64, equal func(a, b map[string]float64) bool) {
+	w.Helper()
 	var got map[string]float64
-	deadline := time.Now().Add(limit)
-	for time.Now().Before(deadline) {
-		if got = w.ask(expr, label); maps.Equal(got, want) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if got = w.ask(expr, label); equal(got, want) {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	w.Errorf("not within %v: %s is %v, want %v", limit, expr, got, want)
 }
@@ -116,6 +131,9 @@ func TestPrometheusWatchesTheMesh(t *testing.T) {
 	w.agents[w.carol].Kill()
 	w.shows(20*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
 	w.shows(20*time.Second, `max by (peer) (gridwire_peer_up)`, "peer", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
+	// A dead member is one alert, when it has been silent for long, and not one for each of its links.
+	w.names(20*time.Second, `gridwire:member_silence_seconds:min > 5`, "node", "carol")
+	w.names(5*time.Second, `ALERTS{alertname="GridwireLinkDown"}`, "node")
 	w.dashboards()
 }
 

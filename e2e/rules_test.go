@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,5 +134,55 @@ func TestWatchingIsSetUp(t *testing.T) {
 	}
 	if files, err := filepath.Glob(filepath.Join(dir, path[1], "*.json")); err != nil || len(files) != 4 {
 		t.Errorf("Grafana is sent to %s, where the dashboards are %v (%v)", path[1], files, err)
+	}
+}
+
+// TestWhatIsAskedForExists: every metric that a rule or a dashboard asks for is one of the agent's, as the table in docs/operations.md has them, or
+// recorded by a rule; and so are the labels that it is chosen by.
+func TestWhatIsAskedForExists(t *testing.T) {
+	labels := map[string][]string{"up": nil}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(gridwire_\\w+)` \\| (\\w+) \\| ([\\w, ]*) \\|").FindAllStringSubmatch(page(t, "docs/operations.md"), -1) {
+		own := strings.Split(m[3], ", ")
+		labels[m[1]] = own
+		if m[2] == "histogram" {
+			labels[m[1]+"_sum"], labels[m[1]+"_count"], labels[m[1]+"_bucket"] = own, own, append(own, "le")
+		}
+	}
+	recorded := string(must(os.ReadFile(filepath.Join(prometheusFolder, "gridwire.rules.yml")))(t))
+	for _, m := range regexp.MustCompile(`- record: (\S+)`).FindAllStringSubmatch(recorded, -1) {
+		labels[m[1]] = []string{"peer"}
+	}
+	if len(labels) < 30 {
+		t.Fatalf("%d metrics only: was the table read?", len(labels))
+	}
+	target := []string{"job", "instance", "network", "node", "tags"}
+	selector := regexp.MustCompile(`\b(gridwire[_:][\w:]+|up)\b(?:\{([^}]*)\})?`)
+	used := 0
+	for _, pattern := range []string{"../deploy/prometheus/gridwire.*.yml", "../deploy/grafana/dashboards/*.json"} {
+		for _, f := range must(filepath.Glob(pattern))(t) {
+			for line := range strings.Lines(strings.ReplaceAll(string(must(os.ReadFile(f))(t)), `\"`, `"`)) {
+				if line = strings.TrimSpace(line); strings.HasPrefix(line, "#") || strings.HasPrefix(line, "runbook_url") {
+					continue
+				}
+				for _, m := range selector.FindAllStringSubmatch(line, -1) {
+					if m[1] == "up" && m[2] == "" {
+						continue // the word
+					}
+					used++
+					own, known := labels[m[1]]
+					if !known {
+						t.Errorf("%s: there is no metric %s", f, m[1])
+					}
+					for _, l := range regexp.MustCompile(`(\w+) *(?:=~|!~|!=|=)`).FindAllStringSubmatch(m[2], -1) {
+						if !slices.Contains(own, l[1]) && !slices.Contains(target, l[1]) {
+							t.Errorf("%s: %s has no label %s", f, m[1], l[1])
+						}
+					}
+				}
+			}
+		}
+	}
+	if used < 150 {
+		t.Errorf("%d metrics asked for: were the files read?", used)
 	}
 }

@@ -51,7 +51,7 @@ func nodeFigures() []*stat.PanelBuilder {
 		name("Version", "The agent's.", 3, now(`max by (version) (gridwire_build_info{`+self+`})`, "{{version}}")),
 		name("NAT", "What this machine is behind (RFC 4787).", 3, now(`max by (type) (gridwire_nat_info{`+self+`})`, "{{type}}")),
 		figure("Members known", "Online or not, this one included.", unitCount, 3, now(`max(gridwire_members{`+self+`})`, "")),
-		figure("Links down", "Links of this node that carry nothing.", unitCount, 3, now(`count(gridwire_peer_up{`+self+`} == 0) or vector(0)`, "")).Thresholds(steps(good, 1.0, bad)),
+		figure("Links down", "Links of this node that carry nothing.", unitCount, 3, now(`sum(gridwire_peers{`+self+`, state!~"connected|idle"})`, "")).Thresholds(steps(good, 1.0, bad)),
 		figure("Certificate ends in", "It is renewed ten days ahead, by any issuer that this node reaches.", unitAge, 3,
 			now(`min(gridwire_certificate_expiry_timestamp_seconds{`+self+`}) - time()`, "")).Thresholds(steps(bad, 2*86400.0, doubt, 9*86400.0, good)),
 		figure("Names", "Whether the agent answers DNS for the network's domain.", unitCount, 3, now(`max(gridwire_dns_serving{`+self+`})`, "")).

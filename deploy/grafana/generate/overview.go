@@ -31,7 +31,7 @@ func overview() (string, *builder) {
 		WithPanel(worst("Links that lose most", "Loss over the shortest window that has at least 20 samples, and above which value the alert takes it for too much.",
 			"gridwire:peer_loss_ratio:recent", "gridwire:peer_loss_ratio:limit", "Loss", unitShare, []any{0.03, doubt, 0.1, bad})).
 		WithPanel(grid("Links that are down", "No packet crosses. Where a member is off, all links to it are here.", 8,
-			rows(`max by (network, node, peer) (gridwire_peer_up{network=~"$network"}) == 0`)).
+			rows(`max by (network, node, peer) (gridwire_peer_up{network=~"$network", peer!="other"}) == 0`)).
 			WithTransformation(arranged([2]string{"node", "From"}, [2]string{"peer", "To"}, [2]string{"network", "Network"}, [2]string{"Value", "State"})).
 			OverrideByName("State", column(unitCount, with("mappings", words(map[string][2]string{"0": {"down", bad}})), with("custom.width", 80))).
 			DataLinks([]cog.Builder[dashboard.DashboardLink]{toLink("${__data.fields.From}", "${__data.fields.To}")})).
@@ -59,7 +59,7 @@ func overviewFigures() []*stat.PanelBuilder {
 		figure("Scraped", "Members whose metrics Prometheus gets. The rest is off, or does not serve them on the overlay.", unitCount, 4,
 			now(`count(up{job="gridwire", network=~"$network"} == 1) or vector(0)`, "")),
 		figure("Link ends down", "Each link has two ends; a member that is off takes one end of each of its links.", unitCount, 4,
-			now(`count(max by (network, node, peer) (gridwire_peer_up{network=~"$network"}) == 0) or vector(0)`, "")).
+			now(`sum(gridwire_peers{network=~"$network", state!~"connected|idle"}) or vector(0)`, "")).
 			Thresholds(steps(good, 1.0, bad)),
 		figure("Direct", "Share of the links that are up whose packets go straight to the peer.", unitShare, 4,
 			now(`sum(gridwire_peer_path_info{network=~"$network", kind="direct"}) / sum(gridwire_peer_path_info{network=~"$network", kind!="none"})`, "")).
@@ -120,7 +120,7 @@ func memberTable() *table.PanelBuilder {
 	return grid("Members", "Those whose metrics Prometheus gets.", 24,
 		rows(`max by (network, node, version) (gridwire_build_info{network=~"$network"})`),
 		rows(`max by (network, node) (gridwire_uptime_seconds{network=~"$network"})`),
-		rows(`count by (network, node) (gridwire_peer_up{network=~"$network"} == 1)`),
+		rows(`sum by (network, node) (gridwire_peers{network=~"$network", state=~"connected|idle"})`),
 		rows(`max by (network, node) (gridwire_certificate_expiry_timestamp_seconds{network=~"$network"}) - time()`),
 		rows(`sum by (network, node) (rate(gridwire_peer_receive_bytes_total{network=~"$network"}[5m]))`),
 		rows(`sum by (network, node) (rate(gridwire_peer_transmit_bytes_total{network=~"$network"}[5m]))`),

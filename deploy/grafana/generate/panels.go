@@ -43,7 +43,7 @@ func board(uid, title, description string) *builder {
 		Tooltip(dashboard.DashboardCursorSyncCrosshair).
 		Link(dashboard.NewDashboardLinkBuilder("gridwire").Type(dashboard.DashboardLinkTypeDashboards).Tags([]string{"gridwire"}).
 			IncludeVars(true).KeepTime(true)).
-		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Prometheus").Type("prometheus")).
+		WithVariable(dashboard.NewDatasourceVariableBuilder("datasource").Label("Data source").Type("prometheus")).
 		WithVariable(choice("network", "Network", "label_values(gridwire_members, network)").
 			IncludeAll(true).AllValue(".*").
 			Current(dashboard.VariableOption{Text: text("All"), Value: text("$__all")}))
