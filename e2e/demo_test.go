@@ -69,6 +69,7 @@ func TestDemoEndsByItself(t *testing.T) {
 	for _, want := range []string{
 		`laptop ↔ carol +direct through 3 NATs: the hotel's, the carrier's, carol's +\d+\.\d\d s\n`,
 		`erin ↔ dana +direct`, `carol +10\.\S+ +connected +direct, NAT`, `http://127\.0\.0\.1:\d+/\n`, `(\d+) of (\d+) pings answered`, `all 10 links between the 5 are back`, `Cleaned up`,
+		`curl http://web\.bob\.farm\.internal\n +Hello from bob's barn\.\n +from fd\S+\n +to   fd\S+:2\n`, `http://web\.bob\.farm\.internal answers again`,
 	} {
 		if !regexp.MustCompile(want).Match(out) {
 			t.Errorf("the demo does not show %q:\n%s", want, out)

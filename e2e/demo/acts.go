@@ -20,7 +20,7 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	d.picture()
-	for _, act := range []func(context.Context) error{d.join, d.everybody, d.statusTable, d.page, d.founderDies, d.powerCut} {
+	for _, act := range []func(context.Context) error{d.join, d.everybody, d.statusTable, d.page, barn{d}.publish, d.founderDies, d.powerCut} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -183,9 +183,9 @@ func (d *demo) statusTable(ctx context.Context) error {
 	return nil
 }
 
-// founderDies is act 4.
+// founderDies is act 5.
 func (d *demo) founderDies(ctx context.Context) error {
-	d.out.heading("4. The founder dies, and nobody notices")
+	d.out.heading("5. The founder dies, and nobody notices")
 	d.out.note("Alice makes dana an issuer, so that somebody else can admit members. Then pings start, 20 a second each, and alice is killed.")
 	d.out.blank()
 	if _, err := d.gridwire(ctx, d.alice, "issuer", "add", "dana"); err != nil {
@@ -251,9 +251,9 @@ func (d *demo) judge(streams []*stream) error {
 	return nil
 }
 
-// powerCut is act 5.
+// powerCut is act 6.
 func (d *demo) powerCut(ctx context.Context) error {
-	d.out.heading("5. Power cut: all machines restart at once, the founder stays dead")
+	d.out.heading("6. Power cut: all machines restart at once, the founder stays dead")
 	alive := []*machine{d.dana, d.bob, d.carol, d.laptop, d.erin}
 	for _, m := range alive {
 		m.agent.Kill()
@@ -273,6 +273,13 @@ func (d *demo) powerCut(ctx context.Context) error {
 	if last > 10*time.Second {
 		return fmt.Errorf("the mesh took %v to come back, want less than 10 s", last)
 	}
+	if err := d.until(ctx, site+" answers again", func() bool {
+		_, _, err := barn{d}.fetch(ctx)
+		return err == nil
+	}); err != nil {
+		return err
+	}
+	d.out.fact("laptop → web", "http://"+site+" answers again", seconds(time.Since(began)))
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type demo struct {
 	erin     *machine // who comes late
 	link     string   // to the folder with the machines' commands
 	staying  bool
+	web      *exec.Cmd      // the web server in a workload's namespace
 	forwards sync.WaitGroup // what passes connections on to machines; it ends with run
 	observe  string         // the folder with what Prometheus and Grafana need; empty: nobody watches
 }
@@ -39,6 +41,7 @@ type machine struct {
 	outer netip.Addr // where the internet sees it
 	agent *lab.Agent
 	api   *api.Client
+	pc    *lab.Machine // set: it has a resolver of its own, which its agent configures
 }
 
 func newMachine(h *lab.Host, outer netip.Addr, nats ...string) *machine {
@@ -96,7 +99,10 @@ func (d *demo) build() (err error) {
 	if d.carol, err = d.doubleNAT("carol", "carol's"); err != nil {
 		return err
 	}
-	d.laptop, err = d.home("laptop", "the hotel's")
+	if d.laptop, err = d.home("laptop", "the hotel's"); err != nil {
+		return err
+	}
+	d.laptop.pc, err = d.laptop.Machine(lab.MachineConfig{ResolvConf: hotelDNS, Hosts: "files dns"})
 	return err
 }
 
@@ -142,7 +148,12 @@ func (d *demo) sgr(cell string, row int) string {
 
 // gridwire runs a command on the machine, shows it, and returns its answer.
 func (d *demo) gridwire(ctx context.Context, m *machine, args ...string) (string, error) {
-	d.out.command(m.Label(), "gridwire "+strings.Join(args, " "), "")
+	return d.gridwireAs(ctx, m, "gridwire "+strings.Join(args, " "), args...)
+}
+
+// gridwireAs shows it in other words: paths of the lab are long.
+func (d *demo) gridwireAs(ctx context.Context, m *machine, shown string, args ...string) (string, error) {
+	d.out.command(m.Label(), shown, "")
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	return m.Gridwire(ctx, args...)
@@ -153,9 +164,13 @@ func (d *demo) start(m *machine, args ...string) (time.Time, error) {
 	if d.observe != "" {
 		args = append(args, "--metrics", "127.0.0.1:9586,overlay")
 	}
+	c := lab.AgentConfig{Args: args}
+	if m.pc != nil {
+		c.Args, c.Wrap = append(args, "--resolver", "on"), m.pc.Wrap()
+	}
 	began := time.Now()
 	var err error
-	m.agent, err = m.StartAgent(args...)
+	m.agent, err = m.StartAgentWith(c)
 	return began, err
 }
 

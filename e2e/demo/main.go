@@ -25,9 +25,16 @@ const delay = 10 * time.Millisecond
 
 func main() {
 	observe := flag.String("observe", "", "show a real Prometheus that watches the mesh, with the configuration in this `folder` (deploy)")
+	server := flag.String("serve", "", "be the web server in a workload's namespace, at this `address`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, *observe)
+	code := 0
+	if *server == "" {
+		code = run(ctx, *observe)
+	} else if err := serve(ctx, *server); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	stop()
 	os.Exit(code)
 }

@@ -34,6 +34,8 @@ func (d *demo) stay(ctx context.Context) error {
 		{at + "/laptop gridwire explain carol", "why the link is as it is"},
 		{at + "/laptop gridwire page", "the page again, with the right to change things"},
 		{at + "/carol gridwire netcheck", "what two NATs look like from inside"},
+		{at + "/laptop curl http://" + site, "the web server in its namespace"},
+		{at + "/bob gridwire workload list", "what bob publishes"},
 		{at + "/bob wg show " + d.bob.Interface(), "plain WireGuard"},
 		{at + "/bob tcpdump -c 4 -ni eth0 udp", "what bob's provider sees"},
 		{at + "/dana gridwire revoke erin", "put her out; then ask status again"},
@@ -90,14 +92,23 @@ func script(m *machine, path string) string {
 [ $# -gt 0 ] || set -- "${SHELL:-/bin/sh}"
 export GRIDWIRE_STATE=%[2]s GRIDWIRE_SOCKET=%[3]s GRIDWIRE_INTERFACE=%[4]s GRIDWIRE_NAME=%[1]s
 export PATH=%[5]s:"$PATH"
-exec ip netns exec %[6]s "$@"
-`, m.Label(), quote(m.State()), quote(m.Socket()), m.Interface(), quote(path), m.Namespace())
+exec ip netns exec %[6]s %[7]s "$@"
+`, m.Label(), quote(m.State()), quote(m.Socket()), m.Interface(), quote(path), m.Namespace(), m.wrap())
+}
+
+// wrap is what runs a command with the machine's own /etc, if it has one.
+func (m *machine) wrap() string {
+	if m.pc == nil {
+		return ""
+	}
+	return strings.Join(m.pc.Wrap(), " ")
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// close removes what is outside the lab's folder.
+// close ends what the lab does not know of, and removes what is outside its folder.
 func (d *demo) close() error {
+	stopWeb(d.web)
 	if d.link == "" {
 		return nil
 	}
