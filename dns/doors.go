@@ -31,10 +31,16 @@ type socket struct {
 	index int // of the interface that it is bound to; one that is made anew under the same name is another
 }
 
-// fits reports whether the socket still is what b asks for.
-func (k *socket) fits(b Bind) bool { return k != nil && k.index == indexOf(b.Interface) }
+// fits reports whether the socket still is what b asks for. While the interface cannot be looked up, it is.
+func (k *socket) fits(b Bind) bool {
+	if k == nil {
+		return false
+	}
+	now := indexOf(b.Interface)
+	return now == 0 || now == k.index
+}
 
-// indexOf returns 0 for no interface, and for one that is not there.
+// indexOf returns 0 for no interface, and for one that cannot be found.
 func indexOf(iface string) int {
 	if iface == "" {
 		return 0

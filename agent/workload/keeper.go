@@ -194,7 +194,8 @@ func (k *Keeper) look(c *core) error {
 		switch _, there := s.links[e.Interface]; {
 		case e.health == Refused:
 		case e.Interface == "":
-			if iface := shared[e.Addrs[0]]; iface != "" && node.Block.Contains(e.Addrs[0]) {
+			// What is on lo is this machine itself, which may use each of its addresses: a filter there would cut off the node's own.
+			if iface := shared[e.Addrs[0]]; iface != "" && iface != loopback && node.Block.Contains(e.Addrs[0]) {
 				w.Shared[iface] = append(w.Shared[iface], e.Addrs[0])
 			}
 		case there:
@@ -208,6 +209,8 @@ func (k *Keeper) look(c *core) error {
 	k.announce(c.announced())
 	return err
 }
+
+const loopback = "lo"
 
 func (k *Keeper) announce(next []mesh.Workload) {
 	if old, known := k.Announced(); !known || !slices.EqualFunc(old, next, equal) {

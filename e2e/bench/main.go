@@ -3,7 +3,7 @@
 // Command bench measures the numbers that gridwire promises, with the real binary in the lab's internet, and prints them as a Markdown
 // table with the target of each:
 //
-//	go run ./e2e/bench [-only throughput,udp,join,restart,idle,scrape,memory] [-pairs N] [-quick] [-binary PATH]
+//	go run ./e2e/bench [-only throughput,udp,join,restart,idle,scrape,memory,dns] [-pairs N] [-quick] [-binary PATH]
 //
 // It owns the lab that it makes and the bare WireGuard processes (its own binary, started again) that the data path is compared with. It
 // needs root, iperf3 and the tools of e2e/lab. It is no test: a missed target is a line in the table, and the exit status stays 0;
@@ -66,6 +66,7 @@ var measurements = []struct {
 	{"throughput", measureThroughput},
 	{"udp", measureUDP},
 	{"memory", measureMemory},
+	{"dns", measureDNS},
 }
 
 func main() {
@@ -124,7 +125,7 @@ func run(ctx context.Context) error {
 
 func parse() (*bench, error) {
 	b := &bench{}
-	flag.StringVar(&b.only, "only", "", "measure only these, separated by commas: join, restart, idle, scrape, throughput, udp, memory")
+	flag.StringVar(&b.only, "only", "", "measure only these, separated by commas: join, restart, idle, scrape, throughput, udp, memory, dns")
 	flag.IntVar(&b.pairs, "pairs", 32, "interleaved pairs for each ratio")
 	flag.IntVar(&b.rounds, "rounds", 15, "joins and restarts")
 	flag.DurationVar(&b.length, "length", 3*time.Second, "of one run of iperf3, after one second that does not count")

@@ -53,6 +53,19 @@ func (b *bench) atMost(what, unit, format string, values []float64, limit float6
 	})
 }
 
+// reaches adds a quantity whose median must not be below a limit.
+func (b *bench) reaches(what, unit, format string, values []float64, limit float64) {
+	low, high := between(values)
+	interval := "-"
+	if !math.IsInf(low, 0) && !math.IsInf(high, 0) {
+		interval = fmt.Sprintf(format+" .. "+format, low, high)
+	}
+	b.rows = append(b.rows, row{
+		what: what, target: fmt.Sprintf("≥ "+format, limit) + unit, measured: fmt.Sprintf(format, median(values)) + unit, interval: interval,
+		samples: len(values), verdict: median(values) >= limit,
+	})
+}
+
 // worst adds a quantity of several processes, none of which may be above a limit.
 func (b *bench) worst(what, unit, format string, values []float64, limit float64) {
 	low, high := slices.Min(values), slices.Max(values)

@@ -1,0 +1,71 @@
+//go:build linux
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/gridwire/gridwire/e2e/lab"
+)
+
+// dnsperf has h ask a server at a rate, and returns how many questions it sent and how many were not answered.
+func (w *world) dnsperf(h *lab.Host, server, questions string, rate, seconds int) (sent, lost int) {
+	w.Helper()
+	out := must(h.Exec(w.ctx(time.Duration(seconds)*time.Second+20*time.Second), "dnsperf", "-s", server, "-d", questions,
+		"-l", strconv.Itoa(seconds), "-Q", strconv.Itoa(rate), "-q", "10000", "-t", "2"))(w)
+	for what, n := range map[string]*int{"sent": &sent, "lost": &lost} {
+		m := regexp.MustCompile(`Queries ` + what + `: +(\d+)`).FindSubmatch(out)
+		if m == nil {
+			w.Fatalf("dnsperf says\n%s", out)
+		}
+		*n, _ = strconv.Atoi(string(m[1]))
+	}
+	return sent, lost
+}
+
+// TestQuestionsOfOneMemberDoNotStarveOthers: a member that asks more than its share gets that and no more; another member, and the node itself,
+// do not notice.
+func TestQuestionsOfOneMemberDoNotStarveOthers(t *testing.T) {
+	if _, err := exec.LookPath("dnsperf"); err != nil {
+		t.Skip("no dnsperf here: make tools")
+	}
+	w := newWorld(t, lab.Options{LogLevel: "info"})
+	alice, bob, carol := w.public("alice"), w.public("bob"), w.public("carol")
+	w.mesh(alice, bob, carol)
+	w.linkedAll(10*time.Second, alice, bob, carol)
+	server := w.status(alice).Self.Addresses[0].Addr().String()
+	questions := filepath.Join(t.TempDir(), "questions")
+	if err := os.WriteFile(questions, []byte("alice.farm.internal AAAA\nbob.farm.internal A\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	type result struct{ sent, lost int }
+	flood := make(chan result, 1)
+	go func() { // awaited below
+		sent, lost := w.dnsperf(bob, server, questions, 8000, 4)
+		flood <- result{sent, lost}
+	}()
+	for _, h := range []*lab.Host{carol, alice} {
+		if sent, lost := w.dnsperf(h, server, questions, 300, 2); lost > 0 || sent < 200 {
+			t.Errorf("%s: of %d questions %d were not answered while bob flooded", h.Label(), sent, lost)
+		}
+	}
+	got := <-flood
+	answered := got.sent - got.lost
+	t.Logf("bob asked %d times in 4 s and was answered %d times", got.sent, answered)
+	if got.sent < 12000 {
+		t.Skipf("this machine is too busy for a flood: %d questions", got.sent)
+	}
+	if answered < 3000 || answered > 8000 { // 2,000 at once, and 1,000 a second
+		t.Errorf("bob was answered %d times", answered)
+	}
+	// What the node itself asks has no limit.
+	if sent, lost := w.dnsperf(alice, server, questions, 5000, 1); lost > 0 || sent < 3000 {
+		t.Errorf("alice herself: of %d questions %d were not answered", sent, lost)
+	}
+}
