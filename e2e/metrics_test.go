@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,6 +101,27 @@ func TestCountersAndHistoryOutliveTheAgent(t *testing.T) {
 	for name, n := range before {
 		if after[name] < n || after[name] > n+10_000 {
 			t.Errorf("%s: %v before the restart, %v after it", name, n, after[name])
+		}
+	}
+	// What was flushed is there after a crash, too; that is every 10 s, so the agent dies as soon as the newest pings are on disk.
+	ledger := filepath.Join(alice.State(), "ledger")
+	if err := w.Ping(w.ctx(10*time.Second), alice, "bob", 3); err != nil {
+		t.Fatal(err)
+	}
+	pinged, before := time.Now(), counters()
+	w.eventually(15*time.Second, "the counters are flushed", func() bool {
+		st, err := os.Stat(ledger)
+		return err == nil && st.ModTime().After(pinged.Add(time.Second)) // they are read from the tunnel twice a second
+	})
+	w.agents[alice].Kill()
+	w.agents[alice] = must(alice.StartAgent("--metrics", "127.0.0.1:9586"))(w)
+	if err := w.agents[alice].WaitReady(w.ctx(15 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	after = counters()
+	for name, n := range before {
+		if after[name] < n || after[name] > n+10_000 {
+			t.Errorf("%s: %v before the crash, %v after it", name, n, after[name])
 		}
 	}
 	samples := history()

@@ -176,8 +176,8 @@ func (c liveness) probeHeard(ev ProbeHeard, now time.Time) {
 		return
 	}
 	l.live.heardAt = now
-	l.live.sampled(now)
-	if ev.Tells {
+	if ev.Tells { // else it measures nothing for us: somebody's ping, which must not keep us from probing
+		l.live.sampled(now)
 		l.live.tally.hear(ev.Told, &l.live.figures, now)
 	}
 	if l.up {

@@ -201,3 +201,18 @@ func TestPathChangesAreCounted(t *testing.T) {
 		t.Errorf("b counts %d changes of the path to a, which has not moved", got)
 	}
 }
+
+// TestPingsDoNotTakeThePlaceOfProbes: they tell us nothing about the link.
+func TestPingsDoNotTakeThePlaceOfProbes(t *testing.T) {
+	s, a, b := pair(t)
+	for at := time.Duration(0); at < 16*time.Minute; at += time.Second {
+		s.after(at, func() {
+			s.step(a, ProbeHeard{Peer: b.id})
+			s.step(b, ProbeHeard{Peer: a.id})
+		})
+	}
+	s.run(16 * time.Minute)
+	if _, ok := s.figures(a, b).Losses[2].Ratio(); !ok {
+		t.Errorf("%+v while the peer is pinged", s.figures(a, b).Losses)
+	}
+}
