@@ -248,8 +248,10 @@ func (w *world) fromOwnAddress(p *phone, member *lab.Host, from, to netip.Addr) 
 func TestDeviceTwoGateways(t *testing.T) {
 	w := newWorld(t, lab.Options{})
 	alice, gate, shut := w.public("alice"), w.public("gate"), w.home("shut", home)
+	boxes, printer := w.farm("farm", "box")
 	w.mesh(alice, gate, shut)
-	w.linkedAll(10*time.Second, alice, gate, shut)
+	w.joinRouting(boxes[0], farmLAN.String())
+	w.linkedAll(10*time.Second, alice, gate, shut, boxes[0])
 	w.run(alice, "gateway", "on")
 	w.run(gate, "gateway", "on")
 	w.run(shut, "gateway", "on") // strangers do not reach it: it is left out
@@ -280,6 +282,7 @@ func TestDeviceTwoGateways(t *testing.T) {
 		p.reaches(p.Host, target, 5*time.Second)
 		p.reaches(shut, addressesOf(t, c)[0], 5*time.Second)
 		p.reaches(alice, addressesOf(t, c)[1], 5*time.Second)
+		p.reaches(p.Host, printer.Addr(), 5*time.Second) // by way of the gateway and of the member that routes it
 	}
 	if strings.Count(both, "\n") != 1 {
 		t.Errorf("before it is anywhere, its name has the addresses %q", both)

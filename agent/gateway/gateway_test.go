@@ -49,7 +49,9 @@ func (r *rig) SetPeer(p tunnel.PeerConfig) error {
 	}
 	r.given[p.Key] = p.Endpoint
 	r.allowed[p.Key] = p.AllowedIPs
-	r.peers[p.Key] = r.peers[p.Key]
+	if _, ok := r.peers[p.Key]; !ok {
+		r.peers[p.Key] = tunnel.PeerStats{}
+	}
 	return nil
 }
 

@@ -95,3 +95,34 @@ func TestGatewayCommand(t *testing.T) {
 		t.Errorf("off: %+v", got)
 	}
 }
+
+// TestDevicesInStatus: a gateway's devices, in 100 columns.
+func TestDevicesInStatus(t *testing.T) {
+	heard := time.Now().Add(-12 * time.Second)
+	st := &api.Status{
+		Network: &api.Network{Name: "farm", Domain: "farm.internal"}, Self: api.Self{Name: "olga", Gateway: true, Addresses: []string{"fd00::1/128"}},
+		Devices: []api.Device{
+			{Name: "phone", Addresses: []string{"fd00:25c9:a9cc:d66e:5223:2afe:29a9:1/128", "10.100.0.5/32"}, State: "connected", LastHeard: &heard,
+				Endpoint: "198.51.100.111:51820", ReceiveBytes: 1 << 20, TransmitBytes: 1000},
+			{Name: "tablet", Addresses: []string{"fd00:25c9:a9cc:d66e:5223:2afe:29a9:2/128", "10.100.0.77/32"}, State: "offline"},
+		},
+	}
+	var b strings.Builder
+	printStatus(&b, st)
+	for _, want := range []string{"gateway", "\nphone   10.100.0.5", "connected  12s ago", "1.0 MiB   1000 B  198.51.100.111:51820\n", "\ntablet  10.100.0.77", "offline    -"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	for line := range strings.Lines(b.String()) {
+		if len(line) > 101 {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+	st.Devices = nil
+	b.Reset()
+	printStatus(&b, st)
+	if strings.Contains(b.String(), "DEVICE") {
+		t.Error("a table of no devices")
+	}
+}
