@@ -7,8 +7,8 @@
 //
 // The zone is authoritative for the domain and for the reverse zones of the overlay prefixes; a question for a name in them never goes
 // further. Cache and forward exist only if there is an upstream server, and only for this machine and those clients that the
-// configuration names; else all other names are refused. This is no open resolver: it listens on the addresses that it is given, on one
-// interface, and never on all of them.
+// configuration names; else all other names are refused. This is no open resolver: it listens on the addresses that it is given, for what comes
+// through the interfaces that it is given (the overlay's, and those of this member's workloads), and never on all of them.
 //
 // # What the zone holds
 //
@@ -42,7 +42,8 @@
 //
 // A client, that is an IPv4 address or an IPv6 /112, which is the block of one member with all its workloads, has a budget of questions
 // ([Config.RatePerClient]); what exceeds it is dropped before it is parsed. The table of clients has a fixed size. This machine's own
-// addresses have no limit. At most 256 TCP connections are open, 16 for each client. At most 256 questions wait for an upstream at once,
+// addresses have no limit: nobody else can send from them (WireGuard takes from a peer only what comes from the peer's own addresses, and the
+// leak guard drops the rest), and who runs programs here needs no name server to load the machine. At most 256 TCP connections are open, 16 for each client. At most 256 questions wait for an upstream at once,
 // further ones get SERVFAIL. The cache holds at most 4 MiB. Workers read, answer and write in turn: a flood makes no goroutines.
 //
 // # Forwarding
@@ -51,5 +52,6 @@
 // was cut. Equal questions at the same time are asked once. Answers are cached for their TTL, at most an hour; negative ones for what
 // their SOA says, at most 5 minutes; failures for 1 s (RFC 9520). An upstream that asks us our own question back is a loop: one is found with a
 // question for a random name, asked when the server starts and again when answers are missing. It is then left alone until such a
-// question stops coming back.
+// question stops coming back. When the machine's network changes, so may the upstreams ([Server.Forward]); nothing that the former ones said
+// is kept then.
 package dns

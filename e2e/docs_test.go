@@ -177,7 +177,7 @@ func (r *reader) host(name, what string) *lab.Host {
 		}
 		r.stateOf(r.hosts[name])
 		p := r.pc(r.hosts[name], lab.MachineConfig{ResolvConf: "# no name server but gridwire's\n", Hosts: "files dns"})
-		p.helper()
+		p.helper(bySystemd)
 		r.pcs[r.hosts[name]] = p
 	}
 	return r.hosts[name]

@@ -3,17 +3,13 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gridwire/gridwire/agent/api"
-	"github.com/gridwire/gridwire/agent/config"
 	"github.com/gridwire/gridwire/e2e/lab"
 )
 
@@ -72,29 +68,6 @@ func (p *pc) getent(name string) string {
 func (p *pc) finds(name, want string) {
 	p.w.Helper()
 	p.w.eventually(10*time.Second, p.h.Label()+" finds "+name, func() bool { return p.getent(name) == want })
-}
-
-// helper starts the root helper as gridwire-resolver.socket does.
-func (p *pc) helper() {
-	p.w.Helper()
-	cmd := p.Command(context.Background(), binary, "resolver", "--listen", config.DefaultResolverHelper, "--group", fmt.Sprint(serviceGID))
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		p.w.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }() // the cleanup waits for it
-	p.w.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		if err := <-ended; err != nil || strings.Contains(log.String(), "level=WARN") {
-			p.w.Errorf("the helper: %v\n%s", err, log.String())
-		}
-	})
-	p.w.eventually(5*time.Second, "the helper listens", func() bool {
-		_, err := p.Exec(p.w.ctx(5*time.Second), "test", "-S", config.DefaultResolverHelper)
-		return err == nil
-	})
 }
 
 // doctor returns what doctor says.
@@ -214,6 +187,12 @@ func TestResolverStepsBack(t *testing.T) {
 // TestResolverHelper: the service is not root. Without the helper it says what is lacking; with it names are found, and the helper puts
 // everything back the moment the agent is killed.
 func TestResolverHelper(t *testing.T) {
+	for name, start := range map[string]helperStart{"as systemd starts it": bySystemd, "by hand": byHand} {
+		t.Run(name, func(t *testing.T) { testHelper(t, start) })
+	}
+}
+
+func testHelper(t *testing.T, start helperStart) {
 	w := newWorld(t, lab.Options{})
 	p, alice, _, original := w.plain()
 	w.stateOf(p.h)
@@ -226,7 +205,7 @@ func TestResolverHelper(t *testing.T) {
 	if err := agent.Stop(); err != nil {
 		t.Error(err)
 	}
-	p.helper()
+	p.helper(start)
 	agent = p.startAs(service, nil)
 	p.finds("alice.farm.internal", alice)
 	p.finds(www, wwwAddr)

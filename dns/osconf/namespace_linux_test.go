@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ func TestForeignNamespace(t *testing.T) {
 		t.Skip("no resolv.conf here to leave alone:", err)
 	}
 	target, err := filepath.EvalSymlinks(resolvConf)
-	if err != nil || strings.HasPrefix(target, "/run/") || ownNamespace() {
+	if _, own := ownNamespace(); err != nil || strings.HasPrefix(target, "/run/") || own {
 		t.Skip("only on a machine with a resolv.conf in /etc, and in its own network namespace:", target, err)
 	}
 	other := filepath.Join(t.TempDir(), "resolv.conf")
@@ -94,6 +95,15 @@ func TestSharedIsLeftAlone(t *testing.T) {
 	m.wantOnly(nmFolder, "gridwire-gw9.conf")
 	_, err = Detect(m.env)
 	wantError(t, err, "network namespace of its own")
+}
+
+func TestParent(t *testing.T) {
+	if got, want := parent("self"), strconv.Itoa(os.Getppid()); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := parent("nobody"); got != "" {
+		t.Errorf("a process that is not there has the parent %q", got)
+	}
 }
 
 func TestServers(t *testing.T) {
