@@ -22,8 +22,7 @@ type shown struct {
 		Title   string
 		Type    string
 		Targets []struct {
-			Expr    string
-			Instant bool
+			Expr, Format string
 		}
 	}
 	Templating struct {
@@ -33,7 +32,10 @@ type shown struct {
 		}
 	}
 	Annotations struct {
-		List []struct{ Name, Expr string }
+		List []struct {
+			Name   string
+			Target struct{ Expr string }
+		}
 	}
 }
 
@@ -45,6 +47,7 @@ func (w *watched) dashboards() {
 		w.Fatalf("dashboards: %v, %v", files, err)
 	}
 	queries := map[string][]string{} // by expression: where
+	table := map[string]bool{}
 	for _, f := range files {
 		var d shown
 		if err := json.Unmarshal(must(os.ReadFile(f))(w), &d); err != nil {
@@ -54,6 +57,7 @@ func (w *watched) dashboards() {
 		for _, p := range d.Panels {
 			for _, q := range p.Targets {
 				queries[q.Expr] = append(queries[q.Expr], name+", "+p.Title)
+				table[q.Expr] = table[q.Expr] || q.Format == "table"
 			}
 		}
 		for _, v := range d.Templating.List {
@@ -65,9 +69,7 @@ func (w *watched) dashboards() {
 			}
 		}
 		for _, a := range d.Annotations.List {
-			if a.Expr != "" {
-				queries[a.Expr] = append(queries[a.Expr], name+", annotation "+a.Name)
-			}
+			queries[a.Target.Expr] = append(queries[a.Target.Expr], name+", annotation "+a.Name)
 		}
 	}
 	if len(queries) < 60 {
@@ -75,14 +77,15 @@ func (w *watched) dashboards() {
 	}
 	start := time.Now()
 	for expr, where := range queries {
-		w.answered(start.Add(15*time.Second), expr, where)
+		w.answered(start.Add(15*time.Second), expr, where, table[expr])
 	}
 }
 
 var chosen = strings.NewReplacer("$__rate_interval", "30s", "$__range", "1h", "$__interval", "15s", "$network", "farm", "$node", "bob", "$peer", "alice")
 
-// answered checks that a query has data by a deadline: a number in it, too, where it is one that is always there.
-func (w *watched) answered(deadline time.Time, expr string, where []string) {
+// answered checks that a query has a number by a deadline. In a table every label is a column, and rows of several queries become one where all
+// their labels are the same: so there no answer may have the name of a metric.
+func (w *watched) answered(deadline time.Time, expr string, where []string, table bool) {
 	w.Helper()
 	asked := chosen.Replace(expr)
 	if strings.Contains(asked, "$") {
@@ -94,6 +97,10 @@ func (w *watched) answered(deadline time.Time, expr string, where []string) {
 		got, err := w.prometheus.QueryRange(w.ctx(10*time.Second), asked, time.Now().Add(-time.Minute), time.Second)
 		if err != nil {
 			w.Errorf("%v: %v", where, err)
+			return
+		}
+		if table && slices.ContainsFunc(got, func(s observe.Sample) bool { return s.Labels["__name__"] != "" || s.Labels["instance"] != "" }) {
+			w.Errorf("%v: a table would have columns that nobody wants: %s", where, asked)
 			return
 		}
 		if slices.ContainsFunc(got, func(s observe.Sample) bool { return !math.IsNaN(s.Value) }) {

@@ -48,7 +48,7 @@ func generate() (map[string][]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("build the dashboard %s: %w", name, err)
 		}
-		number(&built)
+		finish(&built)
 		text, err := encode(built)
 		if err != nil {
 			return nil, fmt.Errorf("build the dashboard %s: %w", name, err)
@@ -58,8 +58,9 @@ func generate() (map[string][]byte, error) {
 	return out, nil
 }
 
-// number gives panels their IDs, by which a link to one of them finds it, and queries the letters that Grafana tells them apart by.
-func number(d *classic) {
+// finish gives panels their IDs, by which a link to one of them finds it, and brings links and marks out of the menu where the definitions' own
+// default hides them.
+func finish(d *classic) {
 	for i, p := range d.Panels {
 		id := uint32(i + 1)
 		if p.RowPanel != nil {
@@ -67,6 +68,12 @@ func number(d *classic) {
 			continue
 		}
 		p.Panel.Id = &id
+	}
+	for i := range d.Links {
+		d.Links[i].Placement = nil
+	}
+	for i := range d.Annotations.List {
+		d.Annotations.List[i].Placement = nil
 	}
 }
 

@@ -70,14 +70,16 @@ func peerTable() *table.PanelBuilder {
 		rows(`sum by (peer) (rate(gridwire_peer_receive_bytes_total{`+self+`}[5m]))`),
 		rows(`sum by (peer) (rate(gridwire_peer_transmit_bytes_total{`+self+`}[5m]))`),
 		rows(`time() - max by (peer) (gridwire_peer_last_seen_timestamp_seconds{`+self+`} > 0)`),
+		rows(`max by (peer) (gridwire_peer_mtu_bytes{`+self+`})`),
 	).
 		WithTransformation(merged()).
 		WithTransformation(dashboard.DataTransformerConfig{Id: "organize", Options: map[string]any{
 			"excludeByName": map[string]any{"Time": true, "Value #B": true},
 			"indexByName": map[string]any{"peer": 0, "Value #A": 1, "kind": 2, "Value #C": 3, "Value #D": 4, "Value #E": 5, "Value #F": 6,
-				"Value #G": 7},
+				"Value #G": 7,
+				"Value #H": 8},
 			"renameByName": map[string]any{"peer": "Peer", "Value #A": "Link", "kind": "Path", "Value #C": "Round trip", "Value #D": "Loss",
-				"Value #E": "Receives", "Value #F": "Sends", "Value #G": "Heard from"},
+				"Value #E": "Receives", "Value #F": "Sends", "Value #G": "Heard from", "Value #H": "Largest packet"},
 		}}).
 		OverrideByName("Link", column(unitCount, with("mappings", yesNo("up", "down", bad)), with("custom.cellOptions", map[string]any{"type": "color-text"}))).
 		OverrideByName("Round trip", append(column(unitSeconds), limits(good, rttLimits...)...)).
@@ -85,5 +87,6 @@ func peerTable() *table.PanelBuilder {
 		OverrideByName("Receives", column(unitRate)).
 		OverrideByName("Sends", column(unitRate)).
 		OverrideByName("Heard from", column(unitAge)).
+		OverrideByName("Largest packet", column("suffix: B")).
 		DataLinks([]cog.Builder[dashboard.DashboardLink]{toLink("${node}", "${__data.fields.Peer}")})
 }

@@ -81,7 +81,7 @@ func distribution() *heatmap.PanelBuilder {
 		Calculate(false).CellGap(1).ShowLegend().
 		YAxis(heatmap.NewYAxisConfigBuilder().Unit(unitSeconds).AxisPlacement(common.AxisPlacementLeft)).
 		CellValues(heatmap.NewCellValuesBuilder().Unit(unitPerSecond)).
-		Color(heatmap.NewHeatmapColorOptionsBuilder().Mode(heatmap.HeatmapColorModeScheme).Scheme("Turbo").Steps(64)).
+		Color(heatmap.NewHeatmapColorOptionsBuilder().Mode(heatmap.HeatmapColorModeScheme).Scheme("Turbo").Steps(64).Exponent(0.5).Fill("dark-orange")).
 		FilterValues(heatmap.NewFilterValueRangeBuilder().Le(1e-9)).
 		Tooltip(heatmap.NewHeatmapTooltipBuilder().Mode(common.TooltipDisplayModeSingle))
 }
@@ -106,8 +106,12 @@ func sortedBy(field string) dashboard.DataTransformerConfig {
 
 // worst is a table of the links with the highest values, each with its own limit.
 func worst(title, description, value, limit, heading, unit string, thresholds []any) *table.PanelBuilder {
-	top := `topk(10, ` + value + `{network=~"$network"})`
-	return grid(title, description, 8, rows(top), rows(limit+`{network=~"$network"} and on (network, node, peer) `+top)).
+	// By labels, so that no row has the metric's name, by which those of two queries would not be the same.
+	of := func(metric string) string {
+		return `max by (network, node, peer) (` + metric + `{network=~"$network"})`
+	}
+	top := `topk(10, ` + of(value) + `)`
+	return grid(title, description, 8, rows(top), rows(of(limit)+` and `+top)).
 		WithTransformation(merged()).
 		WithTransformation(arranged([2]string{"node", "From"}, [2]string{"peer", "To"}, [2]string{"network", "Network"}, [2]string{"Value #A", heading}, [2]string{"Value #B", "Limit"})).
 		OverrideByName(heading, append(column(unit), limits(good, thresholds...)...)).

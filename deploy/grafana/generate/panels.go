@@ -115,7 +115,7 @@ func figure(title, description, unit string, width uint32, q *prometheus.Dataque
 	return stat.NewPanelBuilder().Title(title).Description(description).Datasource(source).Unit(unit).Height(4).Span(width).
 		Targets(targets([]*prometheus.DataqueryBuilder{q})).NoValue("no data").
 		ReduceOptions(common.NewReduceDataOptionsBuilder().Calcs([]string{"lastNotNull"})).
-		GraphMode(common.BigValueGraphModeNone).ColorMode(common.BigValueColorModeValue).
+		Orientation(common.VizOrientationAuto).GraphMode(common.BigValueGraphModeNone).ColorMode(common.BigValueColorModeValue).
 		Thresholds(steps(plain)).ColorScheme(thresholdColours())
 }
 
@@ -197,10 +197,13 @@ func states(title, description string, width uint32, queries ...*prometheus.Data
 		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom))
 }
 
-// mark draws a line into all curves of a dashboard where the query has a value.
+// mark draws a line into all curves of a dashboard where the query has a value. Grafana asks what is in the target; old versions asked what is
+// beside it, and all take the texts from there.
 func mark(title, colour, expr, text string) *dashboard.AnnotationQueryBuilder {
+	const step = "60s"
 	return dashboard.NewAnnotationQueryBuilder().Name(title).Datasource(source).Enable(true).IconColor(colour).
-		Expr(expr).Step("60s").TitleFormat(title).TextFormat(text)
+		Target(ask(expr, "").RefId("Anno").Interval(step)).
+		Expr(expr).Step(step).TitleFormat(title).TextFormat(text)
 }
 
 // toLink leads from a row or a bar with a node and a peer to their page.
