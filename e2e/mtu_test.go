@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,6 +94,62 @@ func pathMTU(t *testing.T, six bool) {
 			}
 			w.moves(w.stream(bob, carol, true), 1<<20, 20*time.Second, "by the new path")
 			both(w, 10*time.Second, 1500)
+		})
+	}
+}
+
+// TestSmallUnderlay: bob's own network carries 1280 bytes, less than IPv6 in WireGuard needs, and nobody says so. He joins, and workloads on
+// both sides reach each other with whatever IPv6 promises.
+func TestSmallUnderlay(t *testing.T) {
+	for _, six := range []bool{false, true} {
+		t.Run(map[bool]string{false: "IPv4", true: "IPv6"}[six], func(t *testing.T) { smallUnderlay(t, six) })
+	}
+}
+
+func smallUnderlay(t *testing.T, six bool) {
+	w := newWorld(t, lab.Options{IPv6: six})
+	home := lab.NATConfig{Kind: lab.PortRestricted}
+	if six {
+		home = lab.NATConfig{Kind: lab.Symmetric, IPv6: true}
+	}
+	alice, bob, carol := w.public("alice"), w.home("bob", home), w.home("carol", home)
+	for _, err := range []error{w.BlockTooBig(true), bob.SetMTU(1280)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mesh(alice, bob, carol)
+	w.linked(bob, carol, 20*time.Second)
+	want := inside(1280, six)
+	w.eventually(10*time.Second, fmt.Sprintf("both know that the path carries %d bytes", want), func() bool {
+		return w.peer(bob, "carol").MTU == want && w.peer(carol, "bob").MTU == want
+	})
+	to := w.address(bob, "carol", true)
+	route := string(must(bob.Exec(w.ctx(5*time.Second), "ip", "-6", "route", "get", to.String()))(t))
+	if !strings.Contains(route, fmt.Sprintf(" mtu %d advmss %d ", want, want-60)) {
+		t.Errorf("bob's route to carol: %s", route)
+	}
+	if link := string(must(bob.Exec(w.ctx(5*time.Second), "ip", "-6", "addr", "show", "dev", bob.Interface()))(t)); !strings.Contains(link, "mtu 1420") || !strings.Contains(link, "inet6 fd") {
+		t.Errorf("the interface lost its MTU or its address: %s", link)
+	}
+	inB, inC := w.namespace(bob, "b"), w.namespace(carol, "c")
+	w.run(bob, "workload", "add", "b", "--netns", inB.Path())
+	w.run(carol, "workload", "add", "c", "--netns", inC.Path())
+	b, c := w.workloads(bob)["b"].Addresses[0].Addr(), w.workloads(carol)["c"].Addresses[0].Addr()
+	for what, x := range map[string]struct {
+		from, to place
+		addr     netip.Addr
+	}{
+		"node to node": {bob, carol, to}, "node to workload": {carol, inB, b}, "workload to node": {inB, carol, to},
+		"workload to workload": {inB, inC, c}, "and back": {inC, inB, b},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := w.in(t)
+			w.datagramTo(x.from, x.to, x.addr, 100) // until both know the workload
+			w.moves(w.streamTo(x.from, x.to, x.addr), 1<<20, 5*time.Second, "TCP")
+			for _, size := range []int{1232, 3000} { // 1232: a packet of 1280
+				w.datagramTo(x.from, x.to, x.addr, size)
+			}
 		})
 	}
 }

@@ -50,6 +50,9 @@ func (n *Namespace) Command(ctx context.Context, name string, args ...string) *e
 	return command(ctx, n.ns, name, args...)
 }
 
+// Do runs fn on a thread that is in the namespace, as a host's Do does.
+func (n *Namespace) Do(fn func() error) error { return inNamespace(n.ns, fn) }
+
 // Delete removes the namespace's name; the namespace ends with the last process in it.
 func (n *Namespace) Delete() error {
 	_ = os.RemoveAll(filepath.Join("/etc/netns", n.ns))
