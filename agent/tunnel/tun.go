@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/gridwire/gridwire/agent/meter"
@@ -133,4 +134,19 @@ func (t *countedTUN) Write(bufs [][]byte, offset int) (int, error) {
 	t.packets.Add(uint64(len(bufs)))
 	t.meter.In(bufs, offset) // before the device joins packets for the system
 	return t.Device.Write(bufs, offset)
+}
+
+// injectOffset leaves room before a packet for what the interface puts there (a virtio header); wireguard-go leaves as much.
+const injectOffset = device.MessageTransportHeaderSize
+
+// Inject hands a packet to the operating system as if it had arrived through the tunnel.
+func (t *Tunnel) Inject(packet []byte) error {
+	if t.closed() {
+		return fmt.Errorf("handing a packet to %s: %w", t.name, ErrClosed)
+	}
+	b := append(make([]byte, injectOffset, injectOffset+len(packet)), packet...)
+	if _, err := t.tun.Device.Write([][]byte{b}, injectOffset); err != nil {
+		return fmt.Errorf("handing a packet to %s: %w", t.name, err)
+	}
+	return nil
 }

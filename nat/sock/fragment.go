@@ -19,9 +19,9 @@ import (
 // path, it refuses every segmented send (EMSGSIZE), which wireguard-go takes for the loss of the whole batch.
 //
 // Only where the path is too small for what IPv6 demands of a link, 1280 bytes inside the tunnel (RFC 8200, 5), larger datagrams may be
-// fragmented. There is no such option for one datagram, so the socket's own is switched for the moment of sending: in IPv4 routers then
-// fragment; in IPv6 the kernel does, to 1280 bytes, which every path carries. Another peer's datagram that leaves in the same microseconds
-// may be fragmented too, or refused and sent again: no harm is done.
+// fragmented. There is no such option for one datagram, so the socket's own is switched for the moment of sending. The kernel fragments to
+// what it knows of the path, which it learns by ICMP or from agent/pmtu; IPv4's routers fragment besides. Another peer's datagram that leaves
+// in the same microseconds may be fragmented too, or refused and sent again: no harm is done.
 
 // fragmenting is what a bind needs to know about small paths.
 type fragmenting struct {

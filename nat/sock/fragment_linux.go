@@ -8,9 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// minIPv6 is what every IPv6 path carries (RFC 8200, 5).
-const minIPv6 = 1280
-
 // mayFragment switches between datagrams that leave whole or not at all, and those that may be fragmented.
 func mayFragment(udp *net.UDPConn, six, may bool) error {
 	raw, err := udp.SyscallConn()
@@ -26,13 +23,12 @@ func mayFragment(udp *net.UDPConn, six, may bool) error {
 }
 
 func setFragment(fd int, six, may bool) error {
-	mode, size := unix.IP_PMTUDISC_PROBE, 0
+	mode := unix.IP_PMTUDISC_PROBE // the numbers are the same in both families
 	if may {
-		mode, size = unix.IP_PMTUDISC_OMIT, minIPv6
+		mode = unix.IP_PMTUDISC_DONT
 	}
-	if !six {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
+	if six {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, mode)
 	}
-	// The numbers of the modes are the same in both families. A router does not fragment IPv6, so the size is ours to choose.
-	return errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, mode), unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU, size))
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
 }
