@@ -337,3 +337,35 @@ func TestWorkloadIPv4(t *testing.T) {
 		return err != nil
 	})
 }
+
+// TestWorkloadOfService: the agent needs no more rights for workloads than for anything else, a namespace may have IPv6 off, as container
+// runtimes leave it, and when the node leaves its network nothing of its workloads stays.
+func TestWorkloadOfService(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice := w.public("alice")
+	w.stateOf(alice)
+	w.run(alice, "init", "farm", "--node", "alice")
+	w.serve(alice)
+	web := w.namespace(alice, "web")
+	must(web.Exec(w.ctx(5*time.Second), "sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done"))(t)
+	w.run(alice, "workload", "add", "web", "--netns", web.Path(), "--ifname", "mesh0")
+	row := w.workloads(alice)["web"]
+	if row.Health != "up" {
+		t.Fatalf("%+v", row)
+	}
+	w.mirror(web, 8080)
+	w.sees(alice, w.overlay6(alice), netip.AddrPortFrom(row.Addresses[0].Addr(), 8080), 5*time.Second)
+	must(web.Exec(w.ctx(5*time.Second), "ip", "link", "set", "mesh0", "down"))(t)
+	w.eventually(5*time.Second, "the interface that is down is noticed", func() bool { return w.workloads(alice)["web"].Health == "down" })
+	must(web.Exec(w.ctx(5*time.Second), "ip", "link", "set", "mesh0", "up"))(t)
+	w.eventually(5*time.Second, "it came up without its address", func() bool { return strings.Contains(w.workloads(alice)["web"].Reason, "lost it its address") })
+	must(web.Exec(w.ctx(5*time.Second), "ip", "addr", "add", row.Addresses[0].String(), "dev", "mesh0", "nodad"))(t)
+	w.eventually(8*time.Second, "and has it again", func() bool { return w.workloads(alice)["web"].Health == "up" })
+
+	w.run(alice, "leave", "--yes")
+	w.eventually(5*time.Second, "the interface is removed", func() bool { return len(w.vethsOf(alice)) == 0 })
+	w.eventually(5*time.Second, "the tables are removed", func() bool {
+		out, err := alice.Exec(w.ctx(5*time.Second), "nft", "list", "tables")
+		return err == nil && !strings.Contains(string(out), "gridwire")
+	})
+}

@@ -343,7 +343,8 @@ func (c *core) byOwner(o Owner) *entry {
 // sight is what the system says: the interfaces of ours that there are, and for each address that has none why it cannot be reached ("":
 // it can).
 type sight struct {
-	links   map[string]bool // by name; whether both ends are up
+	links   map[string]bool   // by name; whether both ends are up
+	why     map[string]string // why not, where it is known better than that
 	reasons map[netip.Addr]string
 }
 
@@ -379,7 +380,7 @@ func (e *entry) judge(s sight, n Node) (Health, string) {
 	case !there:
 		return Gone, "its namespace is gone; attach it again: gridwire workload add " + string(e.Name) + " --netns PATH"
 	case !up:
-		return Down, "the interface in its namespace is down"
+		return Down, cmp.Or(s.why[e.Interface], "the interface in its namespace is down")
 	}
 	return Up, ""
 }

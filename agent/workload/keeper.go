@@ -45,7 +45,8 @@ type Host interface {
 
 // Link is one interface of ours.
 type Link struct {
-	Up bool // both ends
+	Up  bool   // both ends, and the other one answers
+	Why string // not, if there is more to say
 	Counters
 }
 
@@ -225,14 +226,14 @@ func equal(a, b mesh.Workload) bool {
 
 // sight asks the system; shared says by which interface an address without one of ours is reached.
 func (k *Keeper) sight(c *core) (s sight, shared map[netip.Addr]string, err error) {
-	s = sight{links: map[string]bool{}, reasons: map[netip.Addr]string{}}
+	s = sight{links: map[string]bool{}, why: map[string]string{}, reasons: map[netip.Addr]string{}}
 	shared = map[netip.Addr]string{}
 	links, err := k.cfg.Host.Look(InterfacePrefix(k.cfg.Interface))
 	if err != nil {
 		return s, nil, err
 	}
 	for name, l := range links {
-		s.links[name] = l.Up
+		s.links[name], s.why[name] = l.Up, l.Why
 	}
 	for _, e := range c.items {
 		if e.Interface == "" {

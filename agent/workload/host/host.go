@@ -52,6 +52,7 @@ type Host struct {
 	cfg     Config
 	applied *workload.Wiring
 	done    map[string]setUp // the interfaces that are set up
+	doubt   map[string]bool  // those of them that went down and came up again
 }
 
 // setUp says for which interface, in which state and with which addresses the work was done.
@@ -59,10 +60,13 @@ type setUp struct {
 	index int
 	up    bool
 	addrs string
+	first netip.Addr // of addrs, IPv6
 }
 
 // New changes nothing.
-func New(cfg Config) *Host { return &Host{cfg: cfg, done: map[string]setUp{}} }
+func New(cfg Config) *Host {
+	return &Host{cfg: cfg, done: map[string]setUp{}, doubt: map[string]bool{}}
+}
 
 // Apply implements workload.Host. What they may send is settled before anything may pass.
 func (h *Host) Apply(w workload.Wiring) error {
@@ -80,6 +84,7 @@ func (h *Host) Apply(w workload.Wiring) error {
 		news, errs = news || did, append(errs, err)
 	}
 	maps.DeleteFunc(h.done, func(name string, _ setUp) bool { return w.Attached[name] == nil })
+	maps.DeleteFunc(h.doubt, func(name string, _ bool) bool { return w.Attached[name] == nil })
 	if news { // also for an interface that came anew under its name
 		h.cfg.Serve(slices.Sorted(maps.Keys(w.Attached)))
 	}
@@ -117,7 +122,7 @@ func (h *Host) setUp(name string, addrs []netip.Addr) (bool, error) {
 		return false, fail("finding", name, err)
 	}
 	a := link.Attrs()
-	now := setUp{index: a.Index, up: isUp(a.RawFlags), addrs: fmt.Sprint(addrs, h.cfg.Node())}
+	now := setUp{index: a.Index, up: isUp(a.RawFlags), addrs: fmt.Sprint(addrs, h.cfg.Node()), first: addrs[0]}
 	if h.done[name] == now {
 		return false, nil
 	}
@@ -212,6 +217,9 @@ func (h *Host) Look(prefix string) (map[string]workload.Link, error) {
 			continue
 		}
 		w := workload.Link{Up: isUp(a.RawFlags)}
+		if w.Up && !h.answers(a) {
+			w.Up, w.Why = false, "the interface in its namespace was down, which lost it its address: remove it, and add it again"
+		}
 		if s := a.Statistics; s != nil { // what we receive, it has sent
 			w.Counters = workload.Counters{RxBytes: s.TxBytes, TxBytes: s.RxBytes, RxPackets: s.TxPackets, TxPackets: s.RxPackets}
 		}
@@ -221,6 +229,30 @@ func (h *Host) Look(prefix string) (map[string]workload.Link, error) {
 		return out, h.confirm(out)
 	}
 	return out, nil
+}
+
+// answers reports whether the other end still has its address. Linux takes IPv6 addresses and routes from an interface that is set down, and
+// coming up does not bring them back. So one that has been down is asked, by neighbour discovery: a datagram to it makes the kernel ask.
+func (h *Host) answers(a *netlink.LinkAttrs) bool {
+	was, known := h.done[a.Name]
+	if known && was.index == a.Index && !was.up {
+		h.doubt[a.Name] = true
+	}
+	if !h.doubt[a.Name] || !known {
+		return true
+	}
+	neighbours, err := netlink.NeighList(a.Index, netlink.FAMILY_V6)
+	if err == nil && slices.ContainsFunc(neighbours, func(n netlink.Neigh) bool {
+		return n.IP.Equal(was.first.AsSlice()) && n.State&(netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY|netlink.NUD_PROBE) != 0
+	}) {
+		delete(h.doubt, a.Name)
+		return true
+	}
+	if c, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: was.first.AsSlice(), Port: 9}); err == nil { // discard (RFC 863)
+		_, _ = c.Write([]byte{0})
+		_ = c.Close()
+	}
+	return false
 }
 
 // confirm looks for the interfaces known before that a torn list lacks: one that is missed would be taken for gone.
@@ -277,6 +309,7 @@ func (h *Host) Reach(a netip.Addr) (iface, why string) {
 // Delete implements workload.Host. It removes nothing but veth interfaces of ours.
 func (h *Host) Delete(iface string) error {
 	delete(h.done, iface)
+	delete(h.doubt, iface)
 	if !strings.HasPrefix(iface, workload.InterfacePrefix(h.cfg.Interface)) {
 		return fmt.Errorf("removing interface %s: it is none of the workloads'", iface)
 	}
