@@ -157,20 +157,24 @@ func TestWorkload(t *testing.T) {
 	two := w.workloads(alice)["two"].Addresses[0].Addr()
 	w.sees(second, two, at, 5*time.Second) // a neighbour on the same host
 
-	t.Run("nobody else's source", func(t *testing.T) {
-		// Its neighbour's address on its own interface: what it sends from there must not arrive.
-		must(second.Exec(w.ctx(5*time.Second), "ip", "addr", "add", db.Next().String()+"/128", "dev", "gw0"))(t)
-		if _, err := second.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-I", db.Next().String(), addr.String()); err == nil {
-			t.Error("a workload sent from an address that is not its own")
-		}
-		must(second.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "1", "-W", "2", "-I", two.String(), addr.String()))(t)
-	})
-	t.Run("no way out but the mesh", func(t *testing.T) {
-		must(second.Exec(w.ctx(5*time.Second), "ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "gw0"))(t)
-		if out, err := second.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "2001:db8::1"); err == nil {
-			t.Errorf("its host routes for it:\n%s", out)
-		}
-	})
+	// Another's address on its own interface: what it sends from there must not even arrive (no answer would find back anyway).
+	echoes := func() string {
+		b := string(must(web.Exec(w.ctx(5*time.Second), "cat", "/proc/net/snmp6"))(t))
+		_, b, _ = strings.Cut(b, "Icmp6InEchos")
+		return strings.Fields(b)[0]
+	}
+	ping := func(from netip.Addr) {
+		_, _ = second.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", "-I", from.String(), addr.String())
+	}
+	must(second.Exec(w.ctx(5*time.Second), "ip", "addr", "add", db.Next().String()+"/128", "dev", "gw0", "nodad"))(t)
+	before := echoes()
+	ping(db.Next())
+	if after := echoes(); after != before {
+		t.Errorf("a workload sent from an address that is not its own: %s echo requests arrived, %s before", after, before)
+	}
+	if ping(two); echoes() == before {
+		t.Error("what it sends from its own address does not arrive either: that says nothing")
+	}
 
 	w.agents[alice].Kill()
 	w.start(alice)
@@ -307,6 +311,17 @@ func TestWorkloadIPv4(t *testing.T) {
 	own4 := w.status(alice).Self.Addresses[1].Addr()
 	w.sees(alice, own4, netip.AddrPortFrom(row.Addresses[1].Addr(), 8080), 10*time.Second)
 	w.sees(alice, w.overlay6(alice), netip.AddrPortFrom(row.Addresses[0].Addr(), 8080), 5*time.Second)
+
+	// Bob forwards now, but routes for nobody to his own network.
+	must(web.Exec(w.ctx(5*time.Second), "ip", "-4", "route", "add", "default", "via", "inet6", "fe80::1", "dev", "gw0"))(t)
+	must(bob.Exec(w.ctx(5*time.Second), "nft", "add table ip seen; add chain ip seen out { type filter hook postrouting priority 300; };"+
+		"add rule ip seen out oifname eth0 ip saddr 192.0.2.1 counter"))(t)
+	if _, err := web.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", alice.Addr().String()); err == nil {
+		t.Error("a workload pings the internet through its host")
+	}
+	if seen := string(must(bob.Exec(w.ctx(5*time.Second), "nft", "list", "table", "ip", "seen"))(t)); !strings.Contains(seen, "192.0.2.1 counter packets 0 ") {
+		t.Errorf("a workload's packets leave its host beside the mesh:\n%s", seen)
+	}
 
 	// A machine that somebody has connected to bob, with an address out of bob's block, and one in a routed prefix.
 	vm := w.namespace(bob, "vm")
