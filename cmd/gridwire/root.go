@@ -38,13 +38,23 @@ find each other, through home routers and carriers' NATs.
 	root.PersistentFlags().StringVar(&g.state, "state", config.Env("STATE", config.DefaultState), "state `FOLDER`")
 	root.PersistentFlags().StringVar(&g.socket, "socket", config.Env("SOCKET", config.DefaultSocket), "control `SOCKET` of the agent")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(
-		initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g),
-		statusCommand(g), waitCommand(g), pingCommand(g), netcheckCommand(g), explainCommand(g), pageCommand(g),
-		membersCommand(g), revokeCommand(g), leaveCommand(g), issuerCommand(g), workloadCommand(g),
-		exportCommand(g), gatewayCommand(g),
-		doctorCommand(g), bugreportCommand(g), resolverCommand(), versionCommand(),
-	)
+	for _, group := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"A network and its machines:", []*cobra.Command{initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g), leaveCommand(g)}},
+		{"How it is:", []*cobra.Command{statusCommand(g), membersCommand(g), pingCommand(g), waitCommand(g), pageCommand(g)}},
+		{"When something is wrong:", []*cobra.Command{explainCommand(g), netcheckCommand(g), doctorCommand(g), bugreportCommand(g)}},
+		{"What runs on it:", []*cobra.Command{workloadCommand(g), exportCommand(g), gatewayCommand(g)}},
+		{"Who may do what:", []*cobra.Command{issuerCommand(g), revokeCommand(g)}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
+		for _, cmd := range group.commands {
+			cmd.GroupID = group.title
+			root.AddCommand(cmd)
+		}
+	}
+	root.AddCommand(resolverCommand(), versionCommand())
 	return root
 }
 
