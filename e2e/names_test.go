@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/e2e/lab"
 )
 
@@ -46,5 +47,30 @@ func TestNames(t *testing.T) {
 	w.agents[alice].Kill()
 	if got := w.dig(bob, "alice.farm.internal", "AAAA"); got != want[0].Addr().String() {
 		t.Errorf("with alice dead: %q", got)
+	}
+}
+
+// TestNamesFollowAddresses: while this machine's own networks clash with the pool, and so IPv4 is off, names are answered over IPv6 alone.
+func TestNamesFollowAddresses(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	alice := w.public("alice")
+	w.found(alice)
+	serving := func() []string {
+		var names api.Names
+		if err := api.NewClient(alice.Socket()).Get(w.ctx(5*time.Second), "/v1/names", &names); err != nil {
+			t.Fatal(err)
+		}
+		return names.Serving
+	}
+	w.eventually(5*time.Second, "both addresses are answered on", func() bool { return len(serving()) == 2 })
+	ipv4 := w.status(alice).Self.Addresses[1].Addr()
+	clash := ipv4.Next().Next().String() + "/24"
+	must(alice.Exec(w.ctx(5*time.Second), "ip", "addr", "add", clash, "dev", "eth0"))(t)
+	w.eventually(10*time.Second, "only IPv6 is answered on", func() bool { return len(serving()) == 1 })
+	w.dig(alice, "alice.farm.internal", "AAAA")
+	must(alice.Exec(w.ctx(5*time.Second), "ip", "addr", "del", clash, "dev", "eth0"))(t)
+	w.eventually(10*time.Second, "both are answered on again", func() bool { return len(serving()) == 2 })
+	if got := strings.TrimSpace(string(must(alice.Exec(w.ctx(10*time.Second), "dig", "+short", "+time=2", "+tries=1", "@"+ipv4.String(), "alice.farm.internal", "A"))(t))); got != ipv4.String() {
+		t.Errorf("over IPv4: %q", got)
 	}
 }
