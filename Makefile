@@ -16,11 +16,12 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 LDFLAGS     := -s -w -X github.com/gridwire/gridwire/agent.Version=$(VERSION)
 BIN         := $(CURDIR)/bin/gridwire
 
+# Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
+DEBS := $(CURDIR)/bin/deb
+
 # Namespaces need root: who is not gets asked for the password by sudo.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
-# Unpacked, not installed: installed, their services would start here, or take over this machine's resolver.
-DEBS     := $(CURDIR)/bin/deb
 UNPACKED := systemd-resolved libsystemd-shared libip4tc2 libkmod2 libseccomp2 resolvconf openresolv prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
 # What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
 PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings

@@ -14,7 +14,7 @@ import (
 	"github.com/gridwire/gridwire/e2e/lab"
 )
 
-// ErrNoGrafana means that this machine has none. No distribution's own packages do.
+// ErrNoGrafana means that this machine has none; Debian has no package of it.
 var ErrNoGrafana = errors.New("no grafana-server in PATH")
 
 // Grafana is a running one, for whoever opens it, without a password.
