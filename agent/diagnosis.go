@@ -78,7 +78,7 @@ func (n diagnoser) netcheck(ctx context.Context) (*api.Netcheck, error) {
 	defer cancel()
 	r := n.reach.prober.Ask(ctx)
 	local, port := n.localAddrs(), n.base.tun.Port()
-	words := explain.NAT(r, local, port, len(n.cfg.Advertise) > 0)
+	words := explain.NAT(r, local, port, len(n.cfg.Advertise) > 0, n.dir.View().Len()-1)
 	out := &api.Netcheck{
 		NAT: string(r.Type), Mapping: words.Mapping, Filtering: words.Filtering, Port: port, Reachable: r.Reachable || len(n.cfg.Advertise) > 0,
 		Local: []string{}, Mapped: []string{}, Advertised: orEmpty(n.cfg.Advertise), IPv6Works: words.IPv6Works, UDPBlocked: r.Type == nat.Blocked,
@@ -180,8 +180,11 @@ func (n diagnoser) explain(ctx context.Context, r api.NameRequest) (*api.Explain
 		})
 	}
 	exchange := tale.Newest
-	if tale.Worked != nil && l.State == links.Connected {
+	switch {
+	case tale.Worked != nil && l.State == links.Connected:
 		exchange = *tale.Worked
+	case tale.Before != nil && exchange.Outcome == "": // a new attempt has just begun and tells nothing yet
+		exchange = *tale.Before
 	}
 	if !exchange.Began.IsZero() {
 		out.Exchange = n.exchange(m.ID, exchange)
@@ -225,8 +228,10 @@ func (n diagnoser) lastSeen(m *mesh.Member, l links.Status, changes []story.Chan
 			newest = c.At
 		}
 	}
-	if l.LastHandshake.After(newest) {
-		newest = l.LastHandshake
+	for _, t := range []time.Time{l.LastHandshake, l.LastHeard} {
+		if t.After(newest) {
+			newest = t
+		}
 	}
 	return newest
 }

@@ -41,7 +41,8 @@ func TestDoctorsCommandsMend(t *testing.T) {
 	}
 	for _, rule := range []string{
 		"add table inet filter", "add chain inet filter input { type filter hook input priority 0; policy drop; }",
-		"add rule inet filter input ct state established,related accept", "add rule inet filter input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+		"add rule inet filter input iif lo accept", "add rule inet filter input ct state established,related accept",
+		"add rule inet filter input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
 	} {
 		must(alice.Exec(w.ctx(5*time.Second), "nft", rule))(t)
 	}

@@ -59,6 +59,7 @@ func TestExplain(t *testing.T) {
 		t.Errorf("sam about zoe:\n%s", text)
 	}
 	w.agents[bob].Kill()
+	_, _ = eve.Gridwire(w.ctx(10*time.Second), "ping", "bob", "--count", "1") // an idle link would be found dead within 25 s only
 	w.eventually(30*time.Second, "eve says that bob is off", func() bool {
 		text, e = w.explain(eve, "bob")
 		return strings.Contains(e.Meaning, "It is off, or cut off") && strings.Contains(e.Meaning, "last seen")

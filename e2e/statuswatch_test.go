@@ -89,6 +89,7 @@ func TestStatusWatch(t *testing.T) {
 	term.press("Escape")
 	term.shows("carol")
 	w.agents[carol].Kill()
+	_, _ = bob.Gridwire(w.ctx(10*time.Second), "ping", "carol", "--count", "1") // an idle link would be found dead within 25 s only
 	term.press("s")
 	w.eventually(25*time.Second, "carol is shown as lost, above alice", func() bool {
 		text, _ := term.tmux("capture-pane", "-p")

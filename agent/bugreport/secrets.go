@@ -19,7 +19,20 @@ import (
 // public are the files of a state folder that hold nothing secret: certificates, what members tell each other, what an
 // issuer remembers (invitations' secrets follow from its key), caches. Every other file is
 // searched, so that a file that is added later is taken for secret until somebody says otherwise here.
-var public = []string{"chain.pem", "root.pem", "records", "revocations", "issuer", "issuers", "start.items", "endpoints", "boot", "port", "lock", "devices", "history", "ledger"}
+var public = []string{
+	"chain.pem", "root.pem", "records", "revocations", "issuer", "issuers", "devices", "start.items", "endpoints", "device-endpoints", "boot", "port", "lock",
+	"workloads", "sysctl",
+}
+
+// caches are public too; their names go on with a time.
+var caches = []string{"history", "ledger"}
+
+func isPublic(name string) bool {
+	name = strings.TrimSuffix(name, ".prev")
+	return slices.Contains(public, name) || slices.ContainsFunc(caches, func(c string) bool {
+		return name == c || strings.HasPrefix(name, c+".") || strings.HasPrefix(name, c+"-")
+	})
+}
 
 // maxSecretFile bounds what is read of one file; keys are small.
 const maxSecretFile = 4 << 20
@@ -36,7 +49,7 @@ func Secrets(state string) ([][]byte, error) {
 	}
 	var out [][]byte
 	for _, e := range entries {
-		if !e.Type().IsRegular() || slices.Contains(public, strings.TrimSuffix(e.Name(), ".prev")) {
+		if !e.Type().IsRegular() || isPublic(e.Name()) {
 			continue
 		}
 		info, err := e.Info()

@@ -78,7 +78,12 @@ func isExit(err error) bool {
 	return errors.As(err, &e) && e.ExitCode() > 0
 }
 
+// askLimit is for a server on this very machine: what it does not answer at once, a firewall drops.
+const askLimit = 2 * time.Second
+
 func askServer(ctx context.Context, server, name string) []string {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(server, "53"))
 	}}

@@ -195,11 +195,11 @@ func TestNATInWords(t *testing.T) {
 		"carrier":     {nat.Report{Type: nat.EndpointDependent, Mappings: saw(mapped)}, "100.64.1.5", "address-dependent", "address-dependent", "symmetric", "carrier's NAT"},
 		"let in":      {nat.Report{Type: nat.EndpointDependent, Reachable: true, Mappings: saw(mapped)}, "192.168.1.5", "address-dependent", "endpoint-independent", "strangers' packets arrive", ""},
 		"blocked":     {nat.Report{Type: nat.Blocked}, "192.168.1.5", "unknown", "unknown", "No member answered by UDP", "allow outgoing UDP"},
-		"nobody":      {nat.Report{Type: nat.Unknown}, "192.168.1.5", "unknown", "unknown", "No other member", "start another member"},
+		"nobody":      {nat.Report{Type: nat.Unknown}, "192.168.1.5", "unknown", "unknown", "No other member can be asked", "allow outgoing UDP"},
 		"one alone":   {nat.Report{Type: nat.Unknown, Mappings: saw(mapped)}, "192.168.1.5", "unknown", "unknown", "Only one member", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := NAT(tc.r, addrs(tc.local), port, false)
+			b := NAT(tc.r, addrs(tc.local), port, false, 3)
 			if !strings.HasPrefix(b.Mapping, tc.mapping) || !strings.HasPrefix(b.Filtering, tc.filtering) || !strings.Contains(b.Meaning, tc.say) {
 				t.Errorf("%+v", b)
 			}
@@ -207,5 +207,11 @@ func TestNATInWords(t *testing.T) {
 				t.Errorf("advice %q, want %q", got, tc.tip)
 			}
 		})
+	}
+}
+
+func TestTheOnlyMember(t *testing.T) {
+	if b := NAT(nat.Report{Type: nat.Unknown}, nil, 1, false, 0); !strings.Contains(b.Meaning, "only member") || !strings.Contains(b.Advice[0], "gridwire invite") {
+		t.Errorf("%+v", b)
 	}
 }

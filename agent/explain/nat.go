@@ -23,8 +23,9 @@ const (
 	dependent   = "address-dependent, or address and port-dependent"
 )
 
-// NAT judges a report. advertised says that the owner named an address under which this machine can be reached.
-func NAT(r nat.Report, local []netip.Addr, port uint16, advertised bool) Behaviour {
+// NAT judges a report. advertised says that the owner named an address under which this machine can be reached; others is how many other members
+// the network has.
+func NAT(r nat.Report, local []netip.Addr, port uint16, advertised bool, others int) Behaviour {
 	b := Behaviour{Mapping: "unknown", Filtering: "unknown", Meaning: "Not enough members have been asked yet to tell."}
 	b.IPv6Works = slices.ContainsFunc(r.Mappings, func(m nat.Mapping) bool { return m.Mapped.Addr().Is6() })
 	switch r.Type {
@@ -48,10 +49,14 @@ func NAT(r nat.Report, local []netip.Addr, port uint16, advertised bool) Behavio
 		b.Meaning = "No member answered by UDP. Either all of them are off, or this network blocks UDP, which gridwire needs."
 		b.Advice = []string{"allow outgoing UDP on this network's firewall, or try another network (a phone's hotspot): if it works there, this network blocks UDP"}
 	case nat.Unknown:
-		if len(r.Mappings) == 0 {
-			b.Meaning = "No other member has been found that could say how this machine looks from outside."
-			b.Advice = []string{"start another member; the first one must be reachable by strangers, or be on this LAN"}
-		} else {
+		switch {
+		case len(r.Mappings) == 0 && others > 0:
+			b.Meaning = "No other member can be asked how this machine looks from outside: all of them are off, or this network blocks UDP, which gridwire needs."
+			b.Advice = []string{"see whether another member is running, best one that strangers can reach", "allow outgoing UDP on this network's firewall, or try another network"}
+		case len(r.Mappings) == 0:
+			b.Meaning = "This is the only member so far; there is nobody who could say how it looks from outside."
+			b.Advice = []string{"let another machine in: gridwire invite --name NAME; one of the two must be reachable by strangers, or both be on one LAN"}
+		default:
 			b.Meaning = "Only one member has answered, which is not enough to tell how this NAT treats different destinations. Links work all the same."
 		}
 	}

@@ -55,6 +55,7 @@ type Link struct {
 	Since   time.Time // of its state and its path; zero: from the start
 	Newest  Exchange
 	Worked  *Exchange // the newest that agreed on a path, where that is an earlier one
+	Before  *Exchange // the newest that has ended, where that is an earlier one
 	Changes []Change  // oldest first, this machine's own among them
 }
 
@@ -64,6 +65,7 @@ type chapter struct {
 	state   links.State
 	newest  Exchange
 	worked  *Exchange
+	before  *Exchange
 	changes []Change
 	sentBy  mesh.NodeID // before the step that it belongs to is known
 	heardBy mesh.NodeID
@@ -105,6 +107,10 @@ func (b *Book) Link(peer mesh.NodeID) Link {
 		w := c.worked.clone()
 		l.Worked = &w
 	}
+	if c.before != nil {
+		e := c.before.clone()
+		l.Before = &e
+	}
 	slices.SortStableFunc(l.Changes, func(x, y Change) int { return x.At.Compare(y.At) })
 	return l
 }
@@ -112,6 +118,15 @@ func (b *Book) Link(peer mesh.NodeID) Link {
 func (e Exchange) clone() Exchange {
 	e.Steps, e.Local, e.Remote = slices.Clone(e.Steps), slices.Clone(e.Local), slices.Clone(e.Remote)
 	return e
+}
+
+// begin keeps the exchange before, if it came to an end.
+func (c *chapter) begin(e Exchange) {
+	if c.newest.Outcome != "" {
+		was := c.newest
+		c.before = &was
+	}
+	c.newest = e
 }
 
 func (b *Book) chapter(peer mesh.NodeID) *chapter {
@@ -206,7 +221,7 @@ func (b *Book) arrived(ev links.SignalArrived, now time.Time) {
 		if ev.Signal.Session == c.newest.Session && !c.newest.Began.IsZero() && c.newest.HeardBy != (mesh.NodeID{}) {
 			return // again
 		}
-		c.newest = Exchange{Session: ev.Signal.Session, Began: now, HeardBy: c.heardBy, Remote: candidates(body.Offer)}
+		c.begin(Exchange{Session: ev.Signal.Session, Began: now, HeardBy: c.heardBy, Remote: candidates(body.Offer)})
 		c.newest.step(now, fmt.Sprintf("the peer's offer arrived (%d addresses)", len(c.newest.Remote)))
 	case *wire.Signal_Answer:
 		if e := b.exchange(ev.From, ev.Signal.Session); e != nil && len(e.Remote) == 0 {
@@ -240,7 +255,7 @@ func (b *Book) action(ev links.Event, a links.Action, now time.Time) {
 	case links.StartICE:
 		c := b.chapter(a.Peer)
 		if a.Controlling && c.newest.Session != a.Session {
-			c.newest = Exchange{Session: a.Session, Controlling: true, Began: now}
+			c.begin(Exchange{Session: a.Session, Controlling: true, Began: now})
 			c.newest.step(now, "begun")
 		}
 	case links.Send:
@@ -266,7 +281,7 @@ func (b *Book) sending(a links.Send, now time.Time) {
 	c := b.chapter(a.To)
 	switch a.Signal.Body.(type) {
 	case *wire.Signal_Nudge:
-		c.newest = Exchange{Session: a.Signal.Session, Began: now}
+		c.begin(Exchange{Session: a.Signal.Session, Began: now})
 		c.newest.step(now, "asked the peer for an offer")
 	case *wire.Signal_Offer:
 		if e := b.exchange(a.To, a.Signal.Session); e != nil {

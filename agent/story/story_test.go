@@ -90,6 +90,10 @@ func TestAFailedExchangeKeepsTheOneThatWorked(t *testing.T) {
 	if l.Newest.Outcome != "nothing came back" || l.Worked == nil || l.Worked.Session != 7 {
 		t.Errorf("%+v", l)
 	}
+	b.see(time.Second, links.Tick{}, links.StartICE{Peer: bob, Session: 9, Controlling: true})
+	if e := b.Link(bob); e.Newest.Outcome != "" || e.Before == nil || e.Before.Session != 8 {
+		t.Errorf("the attempt before is forgotten as soon as another begins: %+v", e)
+	}
 	if n := len(l.Changes); n != 3 || l.Changes[1].Why != "the peer does not answer inside the tunnel" || l.Changes[2].What != "unreachable" {
 		t.Errorf("%+v", l.Changes)
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/bugreport"
 	"github.com/gridwire/gridwire/agent/config"
-	"github.com/gridwire/gridwire/agent/doctor"
 )
 
 func bugreportCommand(g *globals) *cobra.Command {
@@ -104,6 +103,8 @@ func (r reporter) entries(ctx context.Context) []bugreport.Entry {
 		{Name: "status.json", What: "this node, its network, every peer and its path", Get: r.ask("/v1/status")},
 		{Name: "members.json", What: "everybody the network knows of", Get: r.ask("/v1/members")},
 		{Name: "issuers.json", What: "who may admit, renew and revoke", Get: r.ask("/v1/issuers")},
+		{Name: "workloads.json", What: "what this node serves under names of its own", Get: r.ask("/v1/workloads")},
+		{Name: "names.json", What: "how names are served, and whether the system asks here", Get: r.ask("/v1/names")},
 		{Name: "netcheck.json", What: "NAT type, mapped addresses, reachability", Get: r.ask("/v1/netcheck")},
 		{Name: "explain.txt", What: "explain for every member", Get: r.explainAll},
 		{Name: "metrics.txt", What: "what Prometheus would get", Get: r.text("/v1/metrics")},
@@ -155,9 +156,7 @@ func (r reporter) version(ctx context.Context) ([]byte, error) {
 
 func (r reporter) doctor(ctx context.Context) ([]byte, error) {
 	var out bytes.Buffer
-	s := doctor.Subject{State: r.state}
-	s.Status, s.Asked = getStatus(ctx, r.globals)
-	printDoctor(&out, doctor.Check(ctx, doctor.System(), s))
+	printDoctor(&out, examine(ctx, r.globals))
 	return out.Bytes(), nil
 }
 

@@ -21,11 +21,7 @@ func doctorCommand(g *globals) *cobra.Command {
 It works with and without an agent, as root and not; as root it sees more. Exit status 1 if a check failed.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s := doctor.Subject{State: g.state}
-			s.Status, s.Asked = getStatus(cmd.Context(), g) // without an agent the machine itself can still be checked
-			results := doctor.Check(cmd.Context(), doctor.System(), s)
-			names := func(ctx context.Context) *api.Names { return getNames(ctx, g) }
-			results = append(results, doctor.SystemResolver(doctor.System()).Names(cmd.Context(), s.Status, names)...)
+			results := examine(cmd.Context(), g)
 			if fix {
 				mend(cmd.Context(), results)
 			}
@@ -52,6 +48,14 @@ It works with and without an agent, as root and not; as root it sees more. Exit 
 	cmd.Flags().BoolVar(&fix, "fix", false, "mend what can be mended without a decision of yours")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// examine runs every check. Without an agent the machine itself can still be looked at.
+func examine(ctx context.Context, g *globals) []doctor.Result {
+	s := doctor.Subject{State: g.state}
+	s.Status, s.Asked = getStatus(ctx, g)
+	names := func(ctx context.Context) *api.Names { return getNames(ctx, g) }
+	return append(doctor.Check(ctx, doctor.System(), s), doctor.SystemResolver(doctor.System()).Names(ctx, s.Status, names)...)
 }
 
 // getNames returns how names are, or nil where no agent says.
