@@ -39,6 +39,7 @@ func (a *Agent) handlers() api.Handlers {
 		History:      api.HistoryHandlers{Links: member1(a, remembering.history)},
 		Devices:      api.Devices{Export: member1(a, exporter.export), Gateway: member1(a, exporter.turnGateway)},
 		Names:        api.NamesHandlers{Names: member0(a, report.namesStatus)},
+		Usage:        api.UsageHandlers{Report: member1(a, report.usageReport)},
 	}
 }
 

@@ -55,6 +55,7 @@ type node struct {
 	workloads *workloads
 	gateway   *gateway.Gateway
 	routing   *routing
+	usage     *accounting
 
 	left *farewell
 }
@@ -191,6 +192,7 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 	n.pmtu = n.newPMTU(leaf.Addrs[0])
 	n.meters = newMeters(n)
 	n.routing = newRouting(n)
+	n.usage = newAccounting(n)
 }
 
 // overlayPrefixes are the network's /48 and, if this node has an IPv4 address, the pool.
@@ -227,6 +229,7 @@ func (n *node) run(ctx context.Context) error {
 		{"resolver", n.names.resolver.run},
 		{"workloads", n.workloads.run},
 		{"networks", n.routing.run},
+		{"usage", n.usage.run},
 		{"metrics", report{n}.metrics},
 	})
 	return err

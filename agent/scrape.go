@@ -143,6 +143,7 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 	}
 	skews := n.control.Skew()
 	paths := n.pmtu.Paths()
+	disputed := n.usage.book.Disputed()
 	for p := range view.Peers() {
 		row := metrics.Peer{
 			Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters, LastSeen: p.Updated, MTU: paths[p.ID].MTU,
@@ -155,6 +156,9 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 		}
 		if skew, ok := skews[p.ID]; ok {
 			row.Skew = &skew
+		}
+		if d, ok := disputed[p.ID]; ok {
+			row.Disputed = &d
 		}
 		s.Peers = append(s.Peers, row)
 	}

@@ -156,6 +156,8 @@ func (n *node) deliver(from mesh.NodeID, s *wire.Signal, delay time.Duration) {
 		n.reach.probeFor(body.ReachProbe.Address, body.ReachProbe.Nonce)
 	case *wire.Signal_PortRequest:
 		n.reach.secondPortRequested(from, body.PortRequest.Nonce)
+	case *wire.Signal_Usage:
+		n.usage.received(from, body.Usage)
 	case *wire.Signal_PortOffer:
 		n.reach.offers.deliver(from, body.PortOffer)
 	default:

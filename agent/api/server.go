@@ -34,6 +34,7 @@ type Handlers struct {
 	Devices      Devices
 	History      HistoryHandlers
 	Names        NamesHandlers
+	Usage        UsageHandlers
 }
 
 // Server serves Handlers on a unix socket.
@@ -100,6 +101,7 @@ func (s *Server) mux() http.Handler {
 	s.h.Devices.routes(m)
 	s.h.History.routes(m)
 	s.h.Names.routes(m)
+	s.h.Usage.routes(m)
 	m.HandleFunc("POST /v1/invite", post(s.h.Invite))
 	m.HandleFunc("POST /v1/join", post(s.h.Join))
 	m.HandleFunc("POST /v1/revoke", post(nothing(s.h.Revoke)))

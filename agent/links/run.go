@@ -69,14 +69,22 @@ func New(cfg Config) *Runner {
 func (r *Runner) Post(ev Event) { r.mail.put(ev) }
 
 // query asks the owner to call f between two steps.
-type query struct{ f func(*Core, time.Time) }
+type query struct {
+	f     func(*Core, time.Time)
+	fresh bool // after the tunnel's counters have been read
+}
 
 func (query) event() {}
 
 // Snapshot returns every link's state. It returns nil once Run has ended or when ctx ends.
-func (r *Runner) Snapshot(ctx context.Context) map[mesh.NodeID]Status {
+func (r *Runner) Snapshot(ctx context.Context) map[mesh.NodeID]Status { return r.snapshot(ctx, false) }
+
+// Measure is Snapshot with the tunnel's counters as they are now, and not of the last reading.
+func (r *Runner) Measure(ctx context.Context) map[mesh.NodeID]Status { return r.snapshot(ctx, true) }
+
+func (r *Runner) snapshot(ctx context.Context, fresh bool) map[mesh.NodeID]Status {
 	answer := make(chan map[mesh.NodeID]Status, 1)
-	r.Post(query{func(c *Core, now time.Time) { answer <- c.Snapshot(now) }})
+	r.Post(query{func(c *Core, now time.Time) { answer <- c.Snapshot(now) }, fresh})
 	select {
 	case s := <-answer:
 		return s
@@ -115,6 +123,9 @@ func (r *Runner) loop(ctx context.Context) {
 		case <-r.mail.ready:
 			for _, ev := range r.mail.take() {
 				if q, ok := ev.(query); ok {
+					if q.fresh {
+						r.count(ctx)
+					}
 					q.f(r.cfg.Core, time.Now())
 					continue
 				}

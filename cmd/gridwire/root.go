@@ -43,7 +43,7 @@ find each other, through home routers and carriers' NATs.
 		commands []*cobra.Command
 	}{
 		{"A network and its machines:", []*cobra.Command{initCommand(g), agentCommand(g), inviteCommand(g), joinCommand(g), leaveCommand(g)}},
-		{"How it is:", []*cobra.Command{statusCommand(g), membersCommand(g), pingCommand(g), waitCommand(g), pageCommand(g)}},
+		{"How it is:", []*cobra.Command{statusCommand(g), membersCommand(g), pingCommand(g), waitCommand(g), usageCommand(g), pageCommand(g)}},
 		{"When something is wrong:", []*cobra.Command{explainCommand(g), netcheckCommand(g), doctorCommand(g), bugreportCommand(g)}},
 		{"What runs on it:", []*cobra.Command{workloadCommand(g), exportCommand(g), gatewayCommand(g)}},
 		{"Who may do what:", []*cobra.Command{issuerCommand(g), revokeCommand(g)}},
