@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ import (
 )
 
 type disk struct {
+	mu     sync.Mutex // guards all: the clock of synctest orders nothing
 	files  map[string][]byte
 	writes map[string]int
 	full   bool
@@ -28,6 +30,8 @@ type disk struct {
 func newDisk() *disk { return &disk{files: map[string][]byte{}, writes: map[string]int{}} }
 
 func (d *disk) ReadCache(name string) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if b, ok := d.files[name]; ok {
 		return b, nil
 	}
@@ -35,6 +39,8 @@ func (d *disk) ReadCache(name string) ([]byte, error) {
 }
 
 func (d *disk) WriteCache(name string, b []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.full {
 		return errors.New("no space left on device")
 	}
@@ -207,6 +213,8 @@ func TestRunRecordsEachMinute(t *testing.T) {
 		done := make(chan error)
 		go func() {
 			done <- h.Run(ctx, func(_ context.Context, minute int64) []Reading {
+				d.mu.Lock()
+				defer d.mu.Unlock()
 				asked = append(asked, minute)
 				return reading(minute, uint64(len(asked)))
 			})
@@ -214,6 +222,7 @@ func TestRunRecordsEachMinute(t *testing.T) {
 		start := time.Now().Unix() / 60
 		time.Sleep(30*time.Minute + 30*time.Second)
 		synctest.Wait()
+		d.mu.Lock()
 		for i, m := range asked {
 			if m != start+int64(i) {
 				t.Fatalf("asked for minutes %v from %d on", asked, start)
@@ -230,8 +239,12 @@ func TestRunRecordsEachMinute(t *testing.T) {
 			t.Errorf("%d writes in 30 minutes", writes)
 		}
 		d.full = true
+		d.mu.Unlock()
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		d.mu.Lock()
 		d.full = false
+		d.mu.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)

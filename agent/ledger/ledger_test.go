@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 // disk is a state folder in memory. It fails while full is set.
 type disk struct {
+	mu    sync.Mutex // guards all: the clock of synctest orders nothing
 	files map[string][]byte
 	full  bool
 	caps  map[string]int // writes by name
@@ -26,6 +28,8 @@ type disk struct {
 func newDisk() *disk { return &disk{files: map[string][]byte{}, caps: map[string]int{}} }
 
 func (d *disk) Read(name string) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	b, ok := d.files[name]
 	if !ok {
 		return nil, fmt.Errorf("reading %s: %w", name, fs.ErrNotExist)
@@ -34,6 +38,8 @@ func (d *disk) Read(name string) ([]byte, error) {
 }
 
 func (d *disk) Write(name string, b []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.full {
 		return errors.New("no space left on device")
 	}
@@ -278,20 +284,29 @@ func TestRunFlushesEvery10SecondsAndAtTheEnd(t *testing.T) {
 		n := uint64(0)
 		done := make(chan error)
 		go func() {
-			done <- l.Run(ctx, func(context.Context) []Reading { n += 5; return read(bob, 1, n) })
+			done <- l.Run(ctx, func(context.Context) []Reading {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				n += 5
+				return read(bob, 1, n)
+			})
 		}()
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
+		d.mu.Lock()
 		if got := d.caps[stateFile]; got != 4 { // the first says that this run is on
 			t.Errorf("%d flushes in 31 s", got)
 		}
 		d.full = true
+		d.mu.Unlock()
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		if _, flushed := l.Since(); time.Since(flushed) < 20*time.Second {
 			t.Error("a flush that failed counts")
 		}
+		d.mu.Lock()
 		d.full = false
+		d.mu.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)

@@ -113,6 +113,11 @@ type PeerCounters struct {
 // Volume is what has passed: bytes of WireGuard messages, and packets inside them.
 type Volume struct{ RxBytes, TxBytes, RxPackets, TxPackets uint64 }
 
+// fell reports whether counting has begun anew since before.
+func (v Volume) fell(before Volume) bool {
+	return v.RxBytes < before.RxBytes || v.TxBytes < before.TxBytes || v.RxPackets < before.RxPackets || v.TxPackets < before.TxPackets
+}
+
 func (v Volume) plus(w Volume) Volume {
 	return Volume{v.RxBytes + w.RxBytes, v.TxBytes + w.TxBytes, v.RxPackets + w.RxPackets, v.TxPackets + w.TxPackets}
 }

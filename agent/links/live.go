@@ -202,7 +202,7 @@ func (c liveness) counters(ev Counters, now time.Time) {
 
 func (c liveness) count(l *link, p PeerCounters, now time.Time) {
 	s := &l.live
-	if p.RxBytes < s.now.RxBytes || p.TxBytes < s.now.TxBytes { // the peer was removed and added
+	if p.fell(s.now) { // the peer was removed and added
 		s.base, s.now = s.base.plus(s.now), Volume{}
 	}
 	heard, sent := p.RxBytes > s.now.RxBytes, p.TxBytes > s.now.TxBytes && p.TxBytes-s.now.TxBytes != keepaliveSize

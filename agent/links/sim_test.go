@@ -340,8 +340,25 @@ func (s *sim) run(d time.Duration) {
 				s.step(n, Tick{})
 			}
 		}
-		s.now = s.now.Add(time.Millisecond)
+		s.now = s.next()
 	}
+}
+
+// next returns the next millisecond in which something happens.
+func (s *sim) next() time.Time {
+	next := s.now.Truncate(10 * time.Millisecond).Add(10 * time.Millisecond) // ticks
+	for _, n := range s.nodes {
+		if n.count.Before(next) {
+			next = n.count
+		}
+	}
+	if len(s.q) > 0 && s.q[0].at.Before(next) {
+		next = s.q[0].at
+	}
+	if soon := s.now.Add(time.Millisecond); next.Before(soon) {
+		return soon
+	}
+	return next
 }
 
 func (s *sim) count(n *simNode) {

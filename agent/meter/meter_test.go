@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"github.com/gridwire/gridwire/mesh"
@@ -184,6 +185,32 @@ func TestAgainstAScan(t *testing.T) {
 				t.Fatalf("peer %d has %d packets, want %d", k, got, want[k])
 			}
 		}
+	}
+}
+
+// TestTablesChangeUnderTraffic: no packet of a peer that stays is missed.
+func TestTablesChangeUnderTraffic(t *testing.T) {
+	m, bufs, sizes := busy(20, 128)
+	var wait sync.WaitGroup
+	const batches = 2000
+	for range 2 {
+		wait.Go(func() {
+			for range batches {
+				m.Out(bufs, sizes, offset)
+			}
+		})
+	}
+	wait.Go(func() {
+		for i := range 2000 {
+			m.SetPeer(mesh.WGKey{200}, allowed("2001:db8::/32", "10.66.0.2/32"))
+			m.SetWorkloads(map[mesh.Name][]netip.Addr{"db": {netip.AddrFrom4([4]byte{10, byte(i), 0, 1})}})
+			m.Workloads(func(mesh.Name, Count) {})
+			m.RemovePeer(mesh.WGKey{200})
+		}
+	})
+	wait.Wait()
+	if got := m.peer(0).TxPackets; got != 2*batches*128 {
+		t.Errorf("%d packets, want %d", got, 2*batches*128)
 	}
 }
 
