@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	// zoneDebounce is the least time between two zones: a heal brings hundreds of changes, and one of 5,000 members takes a moment to build.
+	// zoneDebounce is the least time between two zones, and zoneShare the least multiple of what building one takes: a heal brings hundreds
+	// of changes, and a zone of 5,000 members with 20 workloads each takes a third of a second.
 	zoneDebounce = 100 * time.Millisecond
+	zoneShare    = 4
 	// bindRetry is how soon a port that somebody else had is tried again.
 	bindRetry = 15 * time.Second
 )
@@ -196,10 +198,11 @@ func (x *names) follow(ctx context.Context) {
 	defer cancel()
 	said := ""
 	for serial := uint32(time.Now().Unix()); ; serial++ { // rises over restarts, too
-		next := time.After(zoneDebounce)
+		start := time.Now()
 		view := x.n.dir.View()
 		zone := dns.BuildZone(zoneData(view, serial))
 		x.zone.Store(zone)
+		next := time.After(max(zoneDebounce, zoneShare*time.Since(start)))
 		if is := servesDevices(view); x.gateway.Swap(is) != is {
 			x.nudge()
 		}

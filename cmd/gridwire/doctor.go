@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -54,8 +55,12 @@ It works with and without an agent, as root and not; as root it sees more. Exit 
 func examine(ctx context.Context, g *globals) []doctor.Result {
 	s := doctor.Subject{State: g.state}
 	s.Status, s.Asked = getStatus(ctx, g)
+	results := doctor.Check(ctx, doctor.System(), s)
+	if s.Asked != nil && !errors.Is(s.Asked, api.ErrNoAgent) {
+		return results // there is one, which this user may not ask
+	}
 	names := func(ctx context.Context) *api.Names { return getNames(ctx, g) }
-	return append(doctor.Check(ctx, doctor.System(), s), doctor.SystemResolver(doctor.System()).Names(ctx, s.Status, names)...)
+	return append(results, doctor.SystemResolver(doctor.System()).Names(ctx, s.Status, names)...)
 }
 
 // getNames returns how names are, or nil where no agent says.

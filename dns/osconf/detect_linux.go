@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -76,7 +78,29 @@ func detect(ctx context.Context, e Env) (backend, error) {
 		}
 		// Not installed any more, or resolvectl under its name: what it left is a plain file.
 	}
-	return &plain{env: e}, nil
+	return &plain{env: e, author: dhcpClient(e, text)}, nil
+}
+
+// dhcpClient names the DHCP client that writes resolv.conf anew, whole, with each lease and each renewal of one. dhcpcd says so in the file;
+// dhclient (Debian's ifupdown) does not, so that only its running tells.
+func dhcpClient(e Env, text string) string {
+	if header(text, "dhcpcd") {
+		return "dhcpcd"
+	}
+	names, _ := filepath.Glob(e.path("/proc/[0-9]*/comm"))
+	for _, name := range names {
+		if b, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(b)) == "dhclient" && sameNetwork(e, filepath.Dir(name)) {
+			return "dhclient"
+		}
+	}
+	return ""
+}
+
+// sameNetwork reports whether a process, by its folder in /proc, is in this program's network namespace, as far as may be seen.
+func sameNetwork(e Env, process string) bool {
+	here, err := os.Stat(e.path("/proc/thread-self/ns/net"))
+	there, terr := os.Stat(filepath.Join(process, "ns/net"))
+	return err != nil || terr != nil || os.SameFile(here, there)
 }
 
 // ours returns an error if resolv.conf is not for this program to change.

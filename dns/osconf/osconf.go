@@ -9,6 +9,7 @@
 //	systemd-resolved per-link servers and routing domains, D-Bus   yes               gone with the interface
 //	NetworkManager   a file in dnsmasq.d and a reload, D-Bus       yes (dns=dnsmasq) our domain fails, the rest works
 //	NetworkManager   the resolv.conf it wrote (dns=default)        no                the next name server answers after 1 s
+//	dhcpcd, dhclient the same                                      no                the same
 //	resolvconf       resolvconf -a gw0.gridwire (also openresolv)  no                the same
 //	resolv.conf      marked lines at its top                       no                the same
 //	macOS            /etc/resolver/DOMAIN                          yes               our domain fails, the rest works
