@@ -94,7 +94,7 @@ func (w *watched) answered(deadline time.Time, expr string, where []string, tabl
 	}
 	for {
 		// Over time, because a thing that has happened is not happening now.
-		got, err := w.prometheus.QueryRange(w.ctx(10*time.Second), asked, time.Now().Add(-time.Minute), time.Second)
+		got, err := w.prometheus.QueryRange(w.ctx(10*time.Second), asked, time.Now().Add(-3*time.Minute), time.Second)
 		if err != nil {
 			w.Errorf("%v: %v", where, err)
 			return

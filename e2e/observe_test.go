@@ -128,12 +128,17 @@ func TestPrometheusWatchesTheMesh(t *testing.T) {
 	w.busy()
 	w.rulesRun()
 
+	// Two that are both well, and nothing gets through between them.
+	w.part(w.bob, w.remote(w.bob, "carol").Addr())
+	w.names(20*time.Second, `ALERTS{alertname="GridwireLinkDown"}`, "node", "bob", "carol")
+
 	w.agents[w.carol].Kill()
 	w.shows(20*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
 	w.shows(20*time.Second, `max by (peer) (gridwire_peer_up)`, "peer", map[string]float64{"alice": 1, "bob": 1, "carol": 0})
 	// A dead member is one alert, when it has been silent for long, and not one for each of its links.
 	w.names(20*time.Second, `gridwire:member_silence_seconds:min > 5`, "node", "carol")
-	w.names(5*time.Second, `ALERTS{alertname="GridwireLinkDown"}`, "node")
+	w.names(10*time.Second, `ALERTS{alertname="GridwireLinkDown"}`, "node")
+	w.lossShows()
 	w.dashboards()
 }
 
@@ -164,28 +169,42 @@ func (w *watched) busy() {
 		}
 		w.Cleanup(func() { _ = ping.Process.Kill(); _ = ping.Wait() })
 	}
-	w.lossy()
+	w.disturb()
 }
 
-// lossy makes bob lose a probe or two. He then probes more often for a while, which gives the samples that a loss needs to be shown.
-func (w *watched) lossy() {
+// disturb makes bob lose a probe or two. He then probes more often for a quarter of a minute, which gives the samples that a loss needs to be shown.
+func (w *watched) disturb() {
 	w.Helper()
-	const disturbed = 1300 * time.Millisecond // long enough for a link in use to be probed, too short to be given up
+	if err := w.bob.Cut(); err != nil {
+		w.Fatal(err)
+	}
+	time.Sleep(1300 * time.Millisecond) // long enough for a link in use to be probed, too short to be given up
+	if err := w.bob.Reconnect(); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// lossShows waits until what bob lost is known, and disturbs him again should he have been lucky.
+func (w *watched) lossShows() {
+	w.Helper()
 	for range 3 {
-		if err := w.bob.Cut(); err != nil {
-			w.Fatal(err)
-		}
-		time.Sleep(disturbed)
-		if err := w.bob.Reconnect(); err != nil {
-			w.Fatal(err)
-		}
 		for start := time.Now(); time.Since(start) < 14*time.Second; time.Sleep(200 * time.Millisecond) {
 			if w.ask(`gridwire:peer_loss_ratio:recent{node="bob"}`, "peer")["alice"] > 0 {
 				return
 			}
 		}
+		w.disturb()
 	}
 	w.Error("bob loses packets and nobody says so")
+}
+
+// part makes h and an address unreachable for each other.
+func (w *watched) part(h *lab.Host, from netip.Addr) {
+	w.Helper()
+	rules := fmt.Sprintf("table ip parted { chain in { type filter hook input priority 0; ip saddr %[1]v drop; }; chain out { type filter hook output priority 0; ip daddr %[1]v drop; }; }", from)
+	if _, err := h.Exec(w.ctx(5*time.Second), "nft", rules); err != nil {
+		w.Fatal(err)
+	}
 }
 
 // rulesRun checks that every rule is evaluated without an error, and that what can be learned is learned.
