@@ -39,12 +39,18 @@ func Write(ctx context.Context, w io.Writer, folder string, entries []Entry, r *
 	var files []file
 	var text strings.Builder
 	fmt.Fprintf(&text, "gridwire bug report of %s. Keys, secrets and tokens are removed.\n\n", now.UTC().Format(time.RFC3339))
+	said := ""
 	for _, e := range entries {
 		data, err := e.Get(ctx)
 		note := ""
 		if err != nil {
 			note = " (incomplete: " + strings.Join(strings.Fields(string(r.Clean([]byte(err.Error())))), " ") + ")"
 			data = append(data, "\ncould not be read: "+err.Error()+"\n"...)
+		}
+		if note != "" && note == said {
+			note = " (incomplete: as above)"
+		} else if note != "" {
+			said = note
 		}
 		if len(data) > maxEntry {
 			data = append([]byte("[the beginning is left out]\n"), data[len(data)-maxEntry:]...)

@@ -123,6 +123,7 @@ func TestTheArchiveListsWhatItContains(t *testing.T) {
 	list, err := Write(t.Context(), &out, "report", []Entry{
 		{"a.txt", "one thing", says(append([]byte("x "), key...), nil)},
 		{"b.txt", "another", says([]byte("half"), fmt.Errorf("the key %x is bad", key))},
+		{"again.txt", "the same", says(nil, fmt.Errorf("the key %x is bad", key))},
 		{"c.txt", "a long one", says(bytes.Repeat([]byte("0123456789"), maxEntry/9), nil)},
 	}, r, time.Unix(1_800_000_000, 0))
 	if err != nil {
@@ -135,7 +136,7 @@ func TestTheArchiveListsWhatItContains(t *testing.T) {
 	if n := len(got["report/c.txt"]); n > maxEntry+100 || !strings.HasPrefix(got["report/c.txt"], "[the beginning") {
 		t.Errorf("a long file became %d bytes", n)
 	}
-	for _, want := range []string{"a.txt  ", "one thing", "another (incomplete: the key [key removed]"} {
+	for _, want := range []string{"a.txt  ", "one thing", "another (incomplete: the key [key removed] is bad)", "the same (incomplete: as above)"} {
 		if !strings.Contains(list, want) {
 			t.Errorf("no %q in the list:\n%s", want, list)
 		}

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/gridwire/gridwire/agent/api"
@@ -122,6 +123,11 @@ type Subject struct {
 
 // running reports whether an agent answers, member or not.
 func (s Subject) running() bool { return s.Status != nil && s.Asked == nil }
+
+// forbidden reports whether an agent runs that this user may not ask.
+func (s Subject) forbidden() bool {
+	return s.Asked != nil && strings.Contains(s.Asked.Error(), "no permission")
+}
 
 // member reports whether the agent answers as a member.
 func (s Subject) member() bool { return s.running() && s.Status.Network != nil }

@@ -248,6 +248,9 @@ func TestAnOrdinaryUserNeedsNoRightsWhereTheAgentRuns(t *testing.T) {
 	if r := find(t, Check(t.Context(), m, subject()), "rights"); r.Grade != OK {
 		t.Errorf("%+v", r)
 	}
+	if r := find(t, Check(t.Context(), m, Subject{State: "/state", Asked: errors.New("no permission to use it")}), "rights"); r.Grade != OK {
+		t.Errorf("an agent of which this user is not a friend: %+v", r)
+	}
 	if r := find(t, Check(t.Context(), m, Subject{State: "/state", Asked: api.ErrNoAgent}), "rights"); r.Grade != Warn {
 		t.Errorf("without an agent: %+v", r)
 	}

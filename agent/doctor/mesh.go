@@ -10,7 +10,7 @@ import (
 func agent(s Subject) Result {
 	r := Result{Topic: "agent"}
 	switch {
-	case s.Asked != nil && strings.Contains(s.Asked.Error(), "no permission"):
+	case s.forbidden():
 		return fail(r, Warn, "runs, but "+s.Asked.Error(), `sudo gridwire doctor; or join the group: sudo usermod -aG gridwire "$USER", and log in again`)
 	case !s.running():
 		return fail(r, Warn, "is not running", "systemctl enable --now gridwire   (or: gridwire agent)")

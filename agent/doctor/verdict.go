@@ -81,7 +81,7 @@ func linkVerdict(st *api.Status) Verdict {
 		return Verdict{OK, fmt.Sprintf("This node is fine: %d of %s up; connecting to %s.", up, count(n), list(waiting)), ""}
 	}
 	return Verdict{OK, fmt.Sprintf("This node is fine: %d of %s up. No link to %s.", up, count(n), list(down)),
-		fmt.Sprintf("if it should be on: gridwire explain %s", down[0])}
+		fmt.Sprintf("gridwire explain %s says why; that it is switched off is no fault of this node", down[0])}
 }
 
 func count(n int) string {

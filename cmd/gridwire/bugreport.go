@@ -34,6 +34,9 @@ configuration, recent logs, interfaces, routes and firewall rules. Every key, se
 Run it with sudo: it then sees the firewall, and knows the secrets that it must remove.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "not run as root: the report lacks what only root sees, such as firewall rules (sudo gridwire bugreport)")
+			}
 			secrets, err := bugreport.Secrets(g.state)
 			if err != nil && !os.IsPermission(err) && os.Geteuid() == 0 {
 				return err

@@ -90,8 +90,8 @@ func (m model) headline() string {
 	}
 	v := doctor.Judge(m.status, m.at)
 	text := v.Text
-	if v.Remedy != "" {
-		text += "  -> " + v.Remedy
+	if more := "  -> " + v.Remedy; v.Remedy != "" && (v.Grade != doctor.OK || ansi.StringWidth(text+more) <= m.width) {
+		text += more
 	}
 	return m.level(v.Grade).and(bold).render(text)
 }
@@ -124,7 +124,7 @@ func (m model) summary() string {
 			text += fmt.Sprintf(", %d %s", count[s], s)
 		}
 	}
-	text += fmt.Sprintf("   in %s  out %s", rateText(down), rateText(up))
+	text += fmt.Sprintf("  ↓ %s  ↑ %s", rateText(down), rateText(up))
 	if n := len(m.status.Warnings); n > 0 {
 		text += fmt.Sprintf("   %d warning(s): gridwire status", n)
 	}

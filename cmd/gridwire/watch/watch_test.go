@@ -128,7 +128,7 @@ func TestTheTableFits(t *testing.T) {
 	s.status.Peers[0].ReceiveBytes = 3 << 20
 	s.status.Peers[1].Loss, s.status.Peers[1].RTT = 1, 12.3456
 	s.second()
-	s.shows("This node is fine: 3 links are up", "alice in farm.internal: 3 connected", "in 3.0 MiB/s  out 0 B/s", "peer000        connected   direct   1.0 ms", "▁█",
+	s.shows("This node is fine: 3 links are up", "alice in farm.internal: 3 connected", "↓ 3.0 MiB/s  ↑ 0 B/s", "peer000        connected   direct   1.0 ms", "▁█",
 		"100 %", "12346 ms", "q quit")
 	s.m.width = 132
 	s.shows("ENDPOINT", "198.51.100.7:51820")
