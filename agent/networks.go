@@ -216,7 +216,11 @@ func (r *routing) status(view *mesh.View, self string) []api.Route {
 		own = leaf.Routes
 	}
 	for _, p := range own {
-		out = append(out, api.Route{Prefix: p.String(), State: "own", Via: self, Routers: []string{self}})
+		own := api.Route{Prefix: p.String(), State: "own", Via: self, Routers: []string{self}}
+		if p.Addr().Is4() && r.noIPv4() {
+			own.State, own.Reason = string(networks.Off), "IPv4 is off on this machine, so members' packets to it cannot be answered"
+		}
+		out = append(out, own)
 	}
 	for _, n := range r.plan.Load().Networks {
 		var routers []string

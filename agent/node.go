@@ -258,7 +258,13 @@ func (n *node) runLinks(ctx context.Context) error {
 // close undoes what newNode did, and closes the base.
 func (n *node) close() error {
 	n.ice.Close()
-	return errors.Join(n.router.Close(), n.base.Close())
+	err := errors.Join(n.router.Close(), n.base.Close())
+	select {
+	case <-n.left.ch: // what parts have written as they stopped was this network's, too
+		err = errors.Join(err, n.store.WipeExcept(enrol.FileRootKey))
+	default:
+	}
+	return err
 }
 
 const (

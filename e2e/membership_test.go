@@ -98,6 +98,10 @@ func TestLeave(t *testing.T) {
 		}
 	}
 	w.eventually(5*time.Second, "bob's agent waits", func() bool { return strings.Contains(w.run(bob, "status"), "no member") })
+	w.eventually(3*time.Second, "nothing of the network is left in bob's state folder", func() bool {
+		left := must(os.ReadDir(bob.State()))(t)
+		return !slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != "lock" })
+	})
 	if _, err := bob.Exec(w.ctx(5*time.Second), "ip", "link", "show", bob.Interface()); err == nil {
 		t.Error("the interface is still there")
 	}

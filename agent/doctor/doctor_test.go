@@ -175,6 +175,21 @@ func TestEachFaultIsNamedWithItsRemedy(t *testing.T) {
 	}
 }
 
+// TestAFirewallThatDropsWhatIsPassedOn matters to a node with a network behind it only.
+func TestAFirewallThatDropsWhatIsPassedOn(t *testing.T) {
+	m := healthy()
+	prints("iptables", "-S", "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n")(&m)
+	s := subject()
+	if r := find(t, Check(t.Context(), m, s), "firewall"); r.Grade != OK {
+		t.Errorf("without a network behind it: %+v", r)
+	}
+	s.Status.Routes = []api.Route{{Prefix: "192.168.9.0/24", State: "active", Via: "bob"}, {Prefix: "192.168.1.0/24", State: "own"}}
+	r := find(t, Check(t.Context(), m, s), "firewall")
+	if r.Grade != Bad || !strings.Contains(r.Finding, "192.168.1.0/24") || strings.Contains(r.Finding, "192.168.9.0") || !strings.Contains(r.Remedy, "-I FORWARD -i gw7 -j ACCEPT") {
+		t.Errorf("%+v", r)
+	}
+}
+
 func denied(context.Context, string, ...string) (string, error) {
 	return "", errors.New("operation not permitted")
 }

@@ -18,15 +18,21 @@ const probePort = 9584
 type host struct {
 	port  int
 	iface string
-	front string // "ufw", "firewalld" or nothing: who keeps the rules
+	own   []string // networks that this node gives the mesh access to
+	front string   // "ufw", "firewalld" or nothing: who keeps the rules
 }
 
-// firewall follows three packets through the host's rules: a stranger's to the shared port, a member's probe on the overlay interface, and the
-// agent's own. It prints the command for whoever keeps the rules.
+// firewall follows packets through the host's rules: a stranger's to the shared port, a member's probe on the overlay interface, the agent's
+// own, and one for a network behind this node. It prints the command for whoever keeps the rules.
 func (m Machine) firewall(ctx context.Context, s Subject) []Result {
 	h := host{port: config.DefaultPort, iface: config.DefaultInterface}
 	if s.running() && s.Status.Self.ListenPort != 0 {
 		h.port, h.iface = int(s.Status.Self.ListenPort), s.Status.Self.Interface
+		for _, r := range s.Status.Routes {
+			if r.State == "own" {
+				h.own = append(h.own, r.Prefix)
+			}
+		}
 	}
 	status, err := m.Run(ctx, "ufw", "status")
 	ufw := err == nil && strings.Contains(status, "Status: active")
@@ -112,6 +118,9 @@ func (h host) judge(fate func(firewall.Packet) firewall.Verdict) []Result {
 	if v, bad := dropped(firewall.Packet{SrcPort: 40000, DstPort: h.port}); bad {
 		out = append(out, fail(r, Warn, fmt.Sprintf("%s lets no stranger's packet in at UDP %d: links still come up from both sides at once, but not to members behind a symmetric NAT, and nobody can join by way of this machine", chainText(v), h.port), h.open(v)))
 	}
+	if v, bad := dropped(firewall.Packet{Forwarded: true, Interface: h.iface, DstPort: 40000}); bad && len(h.own) > 0 {
+		out = append(out, fail(r, Bad, fmt.Sprintf("%s drops what this machine passes on: members do not reach %s through it", chainText(v), strings.Join(h.own, ", ")), h.passOn(v)))
+	}
 	if len(out) == 0 {
 		return []Result{ok("firewall", fmt.Sprintf("lets in UDP %d and what comes through %s", h.port, h.iface))}
 	}
@@ -147,6 +156,19 @@ func (h host) trust(v firewall.Verdict) string {
 		return both(v, fmt.Sprintf("-I INPUT -i %s -j ACCEPT", h.iface))
 	}
 	return fmt.Sprintf("nft insert rule %s %s %s iifname %s accept%s", v.Chain.Family, v.Chain.Table, v.Chain.Name, h.iface, permanent)
+}
+
+func (h host) passOn(v firewall.Verdict) string {
+	switch {
+	case h.front == "ufw":
+		return fmt.Sprintf("ufw route allow in on %s && ufw route allow out on %[1]s", h.iface)
+	case h.front == "firewalld":
+		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", h.iface)
+	case iptablesOwned(v):
+		return both(v, fmt.Sprintf("-I FORWARD -i %s -j ACCEPT", h.iface)) + " && " + both(v, fmt.Sprintf("-I FORWARD -o %s -j ACCEPT", h.iface))
+	}
+	return fmt.Sprintf("nft insert rule %s %s %s iifname %s accept; nft insert rule %[1]s %[2]s %[3]s oifname %[4]s accept%[5]s", v.Chain.Family, v.Chain.Table,
+		v.Chain.Name, h.iface, permanent)
 }
 
 func (h host) letOut(v firewall.Verdict) string {

@@ -219,6 +219,22 @@ func TestAnEndThatIsAwayAnswersLater(t *testing.T) {
 	}
 }
 
+// TestAnotherNetworksStatementsAreNoneOfThisOne, where a machine left one and joined the other.
+func TestAnotherNetworksStatementsAreNoneOfThisOne(t *testing.T) {
+	n, ends := newNet(t, "alice", "bob")
+	a, b := ends[0], ends[1]
+	n.run(2 * time.Minute)
+	n.traffic(a, b, gib, 0)
+	n.run(2 * time.Hour)
+	root := *n.root
+	root.Network.ID[0] ^= 1
+	n.root = &root
+	a.start(nil)
+	if got := a.report(); len(got.Hours)+len(got.Chains) != 0 {
+		t.Errorf("report %+v", got)
+	}
+}
+
 func TestARefusalIsShown(t *testing.T) {
 	n, ends := newNet(t, "alice", "bob")
 	a, b := ends[0], ends[1]

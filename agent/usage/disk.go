@@ -43,6 +43,8 @@ type fileState struct {
 
 type fileDay struct {
 	Version int          `json:"version"`
+	Network string       `json:"network"`
+	Node    mesh.NodeID  `json:"node"`
 	Rows    []fileRow    `json:"rows"`
 	Chains  certificates `json:"chains"`
 }
@@ -138,6 +140,9 @@ func (b *Book) readDay(day int64) (*fileDay, error) {
 	if err == nil && d.Version != fileVersion {
 		err = fmt.Errorf("version %d, want %d", d.Version, fileVersion)
 	}
+	if err == nil && (d.Network != b.cfg.Network.String() || d.Node != b.self) {
+		return &fileDay{}, nil // of before this machine left another network
+	}
 	if err != nil {
 		return &fileDay{}, fmt.Errorf("state file %s: %w", dayFile(day), err)
 	}
@@ -228,7 +233,7 @@ func (b *Book) prune(now time.Time) error {
 
 // day returns what is in memory of a day.
 func (b *Book) day(day int64) *fileDay {
-	d := &fileDay{Version: fileVersion, Chains: maps.Clone(b.chain[day])}
+	d := &fileDay{Version: fileVersion, Network: b.cfg.Network.String(), Node: b.self, Chains: maps.Clone(b.chain[day])}
 	for _, i := range slices.Sorted(maps.Keys(b.rows)) {
 		if dayOf(i) != day {
 			continue

@@ -7,11 +7,13 @@ package firewall
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // Packet is the first packet of a flow.
 type Packet struct {
 	Out       bool   // this machine sends it; else it arrives
+	Forwarded bool   // it arrives and is passed on, by an interface that no rule names
 	Interface string // by which it comes or goes; empty: some interface that no rule names
 	V6        bool
 	SrcPort   int // UDP
@@ -45,7 +47,7 @@ type Chain struct {
 	Family string // inet, ip, ip6; what the tool calls it
 	Table  string
 	Name   string
-	hook   string // of a base chain: prerouting, input, output
+	hook   string // of a base chain: prerouting, input, forward, output
 	prio   int
 	policy Fate
 	rules  []rule
@@ -88,13 +90,17 @@ func truth(b bool) tri {
 // Judge follows a packet through all base chains that it meets. Tables for which skip is true are left out (nil: none).
 func (r *Ruleset) Judge(p Packet, skip func(*Chain) bool) Verdict {
 	hooks := []string{"prerouting", "input"}
-	if p.Out {
+	switch {
+	case p.Out:
 		hooks = []string{"output"}
+	case p.Forwarded:
+		hooks = []string{"prerouting", "forward"}
 	}
 	unsure := false
 	for _, hook := range hooks {
 		bases := slices.DeleteFunc(slices.Clone(r.bases), func(c *Chain) bool {
-			return c.hook != hook || !c.sees(p) || skip != nil && skip(c)
+			ours := p.Forwarded && strings.HasPrefix(c.Table, "gridwire_") // it lets through what it should
+			return c.hook != hook || !c.sees(p) || ours || skip != nil && skip(c)
 		})
 		slices.SortStableFunc(bases, func(a, b *Chain) int { return cmp.Compare(a.prio, b.prio) })
 		for _, c := range bases {

@@ -123,6 +123,40 @@ func TestIPTables(t *testing.T) {
 	}
 }
 
+// docker is what its daemon makes of FORWARD.
+const docker = `-P INPUT ACCEPT
+-P FORWARD DROP
+-P OUTPUT ACCEPT
+-N DOCKER
+-N DOCKER-FORWARD
+-N DOCKER-USER
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+`
+
+func TestForwarded(t *testing.T) {
+	p := Packet{Forwarded: true, Interface: "gw0", DstPort: 40000}
+	if v := ParseIPTables(docker, "ip").Judge(p, nil); v.Fate != Dropped || place(v) != "ip filter FORWARD" {
+		t.Errorf("Docker's rules: %+v", v)
+	}
+	if v := ParseIPTables(docker, "ip").Judge(Packet{Interface: "gw0"}, nil); v.Fate != Passes {
+		t.Errorf("not forwarded: %+v", v)
+	}
+	if v := ParseIPTables(docker+"-A DOCKER-USER -i gw+ -j ACCEPT\n", "ip").Judge(p, nil); v.Fate != Passes {
+		t.Errorf("with gw+ let through: %+v", v)
+	}
+	own := `{"nftables":[{"chain":{"family":"inet","table":"gridwire_gw0","name":"forward","type":"filter","hook":"forward","prio":0,"policy":"drop"}}]}`
+	r, err := ParseNFT([]byte(own))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Judge(p, nil); v.Fate != Passes {
+		t.Errorf("our own table: %+v", v)
+	}
+}
+
 func TestLoopsEnd(t *testing.T) {
 	r := ParseIPTables("-P INPUT DROP\n-N a\n-A INPUT -j a\n-A a -j a\n", "ip")
 	if v := r.Judge(Packet{}, nil); v.Fate != Dropped {

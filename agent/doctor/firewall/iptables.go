@@ -24,7 +24,7 @@ func ParseIPTables(out, family string) *Ruleset {
 		switch w[0] {
 		case "-P":
 			c := chain(w[1])
-			c.hook = map[string]string{"INPUT": "input", "OUTPUT": "output"}[w[1]]
+			c.hook = map[string]string{"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}[w[1]]
 			if len(w) > 2 && w[2] == "DROP" {
 				c.policy = Dropped
 			}
