@@ -57,6 +57,23 @@ func (n remembering) history(_ context.Context, r api.HistoryRequest) (*api.Hist
 	return out, nil
 }
 
+// day is a link's last 24 hours; nil while nothing is known.
+func (n remembering) day(id mesh.NodeID) *api.LinkDay {
+	d := n.meters.history.Day(id, time.Now())
+	if d.Known == 0 {
+		return nil
+	}
+	out := &api.LinkDay{Minutes: d.Known, Down: d.Down, Interruptions: d.Interruptions}
+	if !d.LastDown.IsZero() {
+		out.LastDown = &d.LastDown
+	}
+	if d.Probes > 0 {
+		loss := float64(d.Lost) / float64(d.Probes)
+		out.Loss = &loss
+	}
+	return out
+}
+
 func (n remembering) of(m *mesh.Member, minutes int) api.LinkHistory {
 	out := api.LinkHistory{
 		Peer: string(m.Name), ID: m.ID.String(), StepSeconds: int(history.Step / time.Second), Samples: []api.LinkSample{},

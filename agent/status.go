@@ -51,7 +51,7 @@ func (n report) status(ctx context.Context) (*api.Status, error) {
 	table, paths := n.links.Snapshot(ctx), n.pmtu.Paths()
 	for p := range view.Peers() {
 		row := peerStatus(p, table[p.ID])
-		row.MTU, row.Workloads = paths[p.ID].MTU, offers(p, view.Network.Domain)
+		row.MTU, row.Workloads, row.LastDay = paths[p.ID].MTU, offers(p, view.Network.Domain), remembering(n).day(p.ID)
 		st.Peers = append(st.Peers, row)
 	}
 	slices.SortFunc(st.Peers, func(a, b api.Peer) int { return strings.Compare(a.Name, b.Name) })

@@ -52,6 +52,15 @@ type LinkHistory struct {
 	Samples     []LinkSample `json:"samples"`
 }
 
+// LinkDay is a link's last 24 hours in a few numbers.
+type LinkDay struct {
+	Minutes       int        `json:"minutes"`              // of which something is known
+	Down          int        `json:"down_minutes"`         // of these, at whose end the link was not up
+	Interruptions int        `json:"interrupted_minutes"`  // of these, in which it was lost
+	LastDown      *time.Time `json:"last_down,omitempty"`  // the newest minute in which it was lost or down
+	Loss          *float64   `json:"loss_ratio,omitempty"` // of all probes
+}
+
 // LinkSample is one minute. The last one may have begun only.
 type LinkSample struct {
 	Time          time.Time `json:"time"`                  // its beginning

@@ -69,6 +69,7 @@ type Peer struct {
 	Issuer             bool      `json:"issuer"`
 	Version            string    `json:"version,omitempty"`
 	Workloads          []Offer   `json:"workloads,omitempty"`
+	LastDay            *LinkDay  `json:"last_day,omitempty"` // absent: nothing is known yet
 }
 
 // Offer is a workload as its member tells the whole network of it.

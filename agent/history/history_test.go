@@ -146,6 +146,37 @@ func TestRareValues(t *testing.T) {
 	}
 }
 
+func TestTheDayInAFewNumbers(t *testing.T) {
+	h := Open(newDisk(), noon, quiet)
+	first := noon.Unix() / 60
+	now := noon.Add(30 * time.Hour)
+	if d := h.Day(bob, now); d != (Day{}) {
+		t.Errorf("of nothing: %+v", d)
+	}
+	for i := range int64(30 * 60) {
+		r := Reading{Peer: bob, State: links.Connected, Path: "direct", Minute: links.Minute{Number: first + i, Answered: 2}}
+		switch {
+		case i < 120: // more than 24 hours ago
+			r.State = links.Unreachable
+		case i == 1000:
+			r.Minute.Down = true // back before the minute was over
+		case i >= 1200 && i < 1203:
+			r.State, r.Minute = links.Connecting, links.Minute{Number: first + i, Lost: 4, Down: i == 1200}
+		case i >= 1300 && i < 1400:
+			continue // no agent ran
+		}
+		h.Record(first+i, []Reading{r})
+	}
+	want := Day{
+		Known: 24*60 - 100, Down: 3, Interruptions: 2, LastDown: noon.Add(1202 * time.Minute), Probes: 2*(24*60-100-3) + 12, Lost: 12,
+	}
+	if d := h.Day(bob, now.Add(-time.Second)); d.Known < want.Known || d.Known > want.Known+1 || d.Probes < want.Probes || d.Probes > want.Probes+2 {
+		t.Errorf("%+v, want %+v", d, want)
+	} else if d.Known, d.Probes = want.Known, want.Probes; d != want {
+		t.Errorf("%+v, want %+v", d, want)
+	}
+}
+
 func TestItIsBackAfterARestart(t *testing.T) {
 	d := newDisk()
 	h := Open(d, noon, quiet)

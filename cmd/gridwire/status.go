@@ -73,6 +73,7 @@ func printStatus(w io.Writer, st *api.Status) {
 	fmt.Fprint(w, "\n\n")
 	if len(st.Peers) > 0 {
 		printPeers(w, st.Peers)
+		printDay(w, st.Peers, time.Now())
 	}
 	printDevices(w, st)
 	printRoutes(w, st.Routes)
