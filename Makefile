@@ -22,7 +22,7 @@ DEBS := $(CURDIR)/bin/deb
 # Namespaces need root: who is not gets asked for the password by sudo.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
-UNPACKED := systemd-resolved libsystemd-shared libip4tc2 libkmod2 libseccomp2 resolvconf openresolv network-manager libndp0 libnm0 prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
+UNPACKED := systemd-resolved libsystemd-shared libip4tc2 libkmod2 libseccomp2 resolvconf openresolv network-manager libndp0 libnm0 dnsmasq-base prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
 # What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
 PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.

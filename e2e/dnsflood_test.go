@@ -47,21 +47,21 @@ func TestQuestionsOfOneMemberDoNotStarveOthers(t *testing.T) {
 	type result struct{ sent, lost int }
 	flood := make(chan result, 1)
 	go func() { // awaited below
-		sent, lost := w.dnsperf(bob, server, questions, 8000, 4)
+		sent, lost := w.dnsperf(bob, server, questions, 8000, 3)
 		flood <- result{sent, lost}
 	}()
 	for _, h := range []*lab.Host{carol, alice} {
-		if sent, lost := w.dnsperf(h, server, questions, 300, 2); lost > 0 || sent < 200 {
+		if sent, lost := w.dnsperf(h, server, questions, 300, 1); lost > 0 || sent < 100 {
 			t.Errorf("%s: of %d questions %d were not answered while bob flooded", h.Label(), sent, lost)
 		}
 	}
 	got := <-flood
 	answered := got.sent - got.lost
-	t.Logf("bob asked %d times in 4 s and was answered %d times", got.sent, answered)
-	if got.sent < 12000 {
+	t.Logf("bob asked %d times in 3 s and was answered %d times", got.sent, answered)
+	if got.sent < 9000 {
 		t.Skipf("this machine is too busy for a flood: %d questions", got.sent)
 	}
-	if answered < 3000 || answered > 8000 { // 2,000 at once, and 1,000 a second
+	if answered < 2500 || answered > 7000 { // 2,000 at once, and 1,000 a second
 		t.Errorf("bob was answered %d times", answered)
 	}
 	// What the node itself asks has no limit.

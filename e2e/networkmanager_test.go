@@ -13,42 +13,53 @@ import (
 	"github.com/gridwire/gridwire/e2e/lab"
 )
 
-// TestNetworkManager: where NetworkManager writes resolv.conf, as on a Debian desktop, the agent puts itself first in it, and again when
-// NetworkManager writes it anew because the network has changed.
-func TestNetworkManager(t *testing.T) {
+// networkManager is a machine where NetworkManager is in charge of names, in the given way, in a mesh with alice.
+func (w *world) networkManager(dns string, more ...string) (p *pc, alice string, isp *isp, connection func(dns string)) {
+	w.Helper()
 	var packages []string
-	for _, name := range []string{"libndp0", "libnm0", "network-manager"} {
-		packages = append(packages, debian(t, name))
+	for _, name := range append([]string{"libndp0", "libnm0", "network-manager"}, more...) {
+		packages = append(packages, debian(w.T, name))
 	}
 	for _, tool := range []string{"dbus-daemon", "dbus-send"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip("no ", tool, " here: make tools")
+			w.Skip("no ", tool, " here: make tools")
 		}
 	}
-	w := newWorld(t, lab.Options{})
 	a, b := w.public("alice"), w.home("bob", home)
 	w.found(a)
-	isp, second := w.isp("isp"), w.isp("second")
-	alice := w.status(a).Self.Addresses[0].Addr().String()
-	p := w.pc(b, lab.MachineConfig{ResolvConf: "", Hosts: "files dns", Packages: packages})
-	if out, err := p.Exec(w.ctx(10*time.Second), "sh", "-c", "NetworkManager --version && nmcli --version"); err != nil {
-		t.Skipf("NetworkManager does not run here, where not all of its libraries are installed: %v, %s", err, out)
+	isp = w.isp("isp")
+	p = w.pc(b, lab.MachineConfig{Hosts: "files dns", Packages: packages})
+	programs := "NetworkManager --version && nmcli --version"
+	if dns == "dnsmasq" {
+		programs += " && dnsmasq --version"
+	}
+	if out, err := p.Exec(w.ctx(10*time.Second), "sh", "-c", programs); err != nil {
+		w.Skipf("NetworkManager does not run here, where not all of its libraries are installed: %v, %s", err, out)
 	}
 	p.bus()
-	connection := func(dns string) {
-		t.Helper()
+	connection = func(server string) {
+		w.Helper()
 		p.put("NetworkManager/system-connections/home.nmconnection", fmt.Sprintf("[connection]\nid=home\nuuid=5b0b9a5c-0000-4000-8000-000000000001\n"+
-			"type=ethernet\ninterface-name=eth0\nautoconnect=true\n[ipv4]\nmethod=manual\naddress1=%s,192.168.2.1\ndns=%s;\n[ipv6]\nmethod=ignore\n",
-			b.Addr().String()+"/24", dns))
+			"type=ethernet\ninterface-name=eth0\nautoconnect=true\n[ipv4]\nmethod=manual\naddress1=%v/24,192.168.2.1\ndns=%s;\n[ipv6]\nmethod=ignore\n",
+			b.Addr(), server))
 		if err := os.Chmod(p.Etc("NetworkManager/system-connections/home.nmconnection"), 0o600); err != nil {
-			t.Fatal(err)
+			w.Fatal(err)
 		}
 	}
-	p.put("NetworkManager/NetworkManager.conf", "[main]\nplugins=keyfile\ndns=default\nrc-manager=file\n[device]\nmatch-device=interface-name:eth0\nmanaged=1\n")
+	p.put("NetworkManager/NetworkManager.conf", "[main]\nplugins=keyfile\ndns="+dns+"\nrc-manager=file\n[device]\nmatch-device=interface-name:eth0\nmanaged=1\n")
 	connection(isp.addr)
 	// Without udev, which NetworkManager takes for granted unless /sys is read-only, as in a container.
-	must(p.Exec(w.ctx(5*time.Second), "sh", "-ec", "mount -n -o remount,ro /sys; mkdir -p /run/NetworkManager"))(t)
-	p.daemon(func() bool { return strings.Contains(p.text("resolv.conf"), isp.addr) }, "NetworkManager", "--no-daemon")
+	must(p.Exec(w.ctx(5*time.Second), "sh", "-ec", "mount -n -o remount,ro /sys; mkdir -p /run/NetworkManager"))(w)
+	p.daemon(func() bool { return strings.Contains(p.text("resolv.conf"), "nameserver") }, "NetworkManager", "--no-daemon")
+	return p, w.status(a).Self.Addresses[0].Addr().String(), isp, connection
+}
+
+// TestNetworkManager: where NetworkManager writes resolv.conf, as on a Debian desktop, the agent puts itself first in it, and again when
+// NetworkManager writes it anew because the network has changed.
+func TestNetworkManager(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	p, alice, _, connection := w.networkManager("default")
+	second := w.isp("second")
 	agent := p.start([]string{busAddress}, "--join", w.token("bob"))
 	if by := p.configured(); by != "NetworkManager (/etc/resolv.conf)" {
 		t.Errorf("configured by %q", by)
@@ -75,5 +86,36 @@ func TestNetworkManager(t *testing.T) {
 	}
 	if text := p.text("resolv.conf"); strings.Contains(text, "gridwire") || !strings.Contains(text, second.addr) {
 		t.Errorf("after the end:\n%s", text)
+	}
+}
+
+// TestNetworkManagerDnsmasq: where NetworkManager runs dnsmasq, that is told about the network's domain, and nothing else changes.
+func TestNetworkManagerDnsmasq(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	p, alice, isp, _ := w.networkManager("dnsmasq", "dnsmasq-base")
+	p.finds(www, wwwAddr)
+	before := p.text("resolv.conf")
+	agent := p.start([]string{busAddress}, "--join", w.token("bob"))
+	if by := p.configured(); by != "NetworkManager (dnsmasq)" {
+		t.Errorf("configured by %q", by)
+	}
+	p.finds("alice.farm.internal", alice)
+	p.finds(www, wwwAddr)
+	ours := isp.ours.Load()
+	if ours > 0 || p.text("resolv.conf") != before {
+		t.Errorf("the provider was asked %d times for names of the mesh; resolv.conf is\n%s", ours, p.text("resolv.conf"))
+	}
+	agent.Kill()
+	p.finds(www, wwwAddr)
+	w.says("doctor", p.doctor(), "a killed agent left its settings: /etc/NetworkManager/dnsmasq.d/gridwire-")
+	agent = p.start([]string{busAddress})
+	p.configured()
+	p.finds("alice.farm.internal", alice)
+	if err := agent.Stop(); err != nil {
+		t.Error(err)
+	}
+	p.finds(www, wwwAddr)
+	if left, _ := os.ReadDir(p.Etc("NetworkManager/dnsmasq.d")); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }
