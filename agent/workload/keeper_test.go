@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // machine is a Host and a Store in memory.
 type machine struct {
+	mu     sync.Mutex // guards all below
 	files  map[string][]byte
 	full   error // of the disk
 	links  map[string]bool
@@ -36,6 +39,7 @@ func newMachine() *machine {
 }
 
 func (m *machine) Read(name string) ([]byte, error) {
+	defer m.lock()()
 	b, ok := m.files[name]
 	if !ok {
 		return nil, fs.ErrNotExist
@@ -44,6 +48,7 @@ func (m *machine) Read(name string) ([]byte, error) {
 }
 
 func (m *machine) Write(name string, b []byte) error {
+	defer m.lock()()
 	if m.full != nil {
 		return m.full
 	}
@@ -52,6 +57,7 @@ func (m *machine) Write(name string, b []byte) error {
 }
 
 func (m *machine) Apply(w Wiring) error {
+	defer m.lock()()
 	if m.apply != nil {
 		return m.apply
 	}
@@ -63,6 +69,7 @@ func (m *machine) Apply(w Wiring) error {
 }
 
 func (m *machine) Look(prefix string) (map[string]Link, error) {
+	defer m.lock()()
 	out := map[string]Link{}
 	for name, up := range m.links {
 		if strings.HasPrefix(name, prefix) {
@@ -73,13 +80,40 @@ func (m *machine) Look(prefix string) (map[string]Link, error) {
 }
 
 func (m *machine) Reach(a netip.Addr) (string, string) {
+	defer m.lock()()
 	if iface, ok := m.routes[a]; ok {
 		return iface, ""
 	}
 	return "", "no route"
 }
 
-func (m *machine) Delete(iface string) error { delete(m.links, iface); return nil }
+func (m *machine) Delete(iface string) error {
+	defer m.lock()()
+	delete(m.links, iface)
+	return nil
+}
+
+func (m *machine) lock() (unlock func()) {
+	m.mu.Lock()
+	return m.mu.Unlock
+}
+
+// change is for the test, which is not the keeper's goroutine.
+func (m *machine) change(f func()) {
+	defer m.lock()()
+	f()
+}
+
+// has lists the interfaces.
+func (m *machine) has() string {
+	defer m.lock()()
+	return strings.Join(slices.Sorted(maps.Keys(m.links)), " ")
+}
+
+func (m *machine) wired() Wiring {
+	defer m.lock()()
+	return m.wiring
+}
 
 func (m *machine) Watch(context.Context) (<-chan struct{}, error) { return m.news, nil }
 
@@ -88,7 +122,7 @@ type session struct {
 	*Keeper
 	t       *testing.T
 	m       *machine
-	changed int
+	changed atomic.Int32
 	fits    error
 	stop    func()
 }
@@ -96,8 +130,8 @@ type session struct {
 func start(t *testing.T, m *machine) *session {
 	s := &session{t: t, m: m}
 	s.Keeper = New(Config{
-		Interface: "gw0", Store: m, Host: m, Node: func() Node { return farm }, Fits: func([]mesh.Workload) error { return s.fits },
-		Changed: func() { s.changed++ }, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Interface: "gw0", Store: m, Host: m, Node: func() Node { return farm }, Fits: func([]mesh.Workload) error { defer m.lock()(); return s.fits },
+		Changed: func() { s.changed.Add(1) }, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -119,7 +153,7 @@ func (s *session) attach(name string) *Status {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.m.links[i.Interface] = false // until our end is up
+	s.m.change(func() { s.m.links[i.Interface] = false }) // until our end is up
 	st, err := s.Commit(s.t.Context(), i.Name)
 	if err != nil {
 		s.t.Fatal(err)
@@ -140,16 +174,16 @@ func TestKeeperOutlivesTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		s := start(t, m)
-		if _, known := s.Announced(); !known || m.wiring.Attached != nil {
-			t.Errorf("without workloads: known %v, wiring %+v", known, m.wiring)
+		if _, known := s.Announced(); !known || m.wired().Attached != nil {
+			t.Errorf("without workloads: known %v, wiring %+v", known, m.wired())
 		}
-		if st := s.attach("web"); st.Health != Up || s.names() != "web" || s.changed != 2 {
-			t.Fatalf("%+v, announced %q, %d changes", st, s.names(), s.changed)
+		if st := s.attach("web"); st.Health != Up || s.names() != "web" || s.changed.Load() != 2 {
+			t.Fatalf("%+v, announced %q, %d changes", st, s.names(), s.changed.Load())
 		}
 		s.attach("db")
 		s.stop()
-		if len(m.links) != 2 {
-			t.Fatalf("the interfaces went with the agent: %v", m.links)
+		if m.has() != "gw0-2 gw0-3" {
+			t.Fatalf("the interfaces went with the agent: %v", m.has())
 		}
 		m.wiring = Wiring{}
 		m.links["gw0-9"] = true // of somebody who was killed before he committed
@@ -157,17 +191,17 @@ func TestKeeperOutlivesTheAgent(t *testing.T) {
 		delete(m.links, "gw0-3") // db's namespace ended meanwhile
 		s = start(t, m)
 		defer s.stop()
-		if s.names() != "web" || len(m.wiring.Attached) != 1 || !m.wiring.Forward {
-			t.Errorf("announced %q, wiring %+v", s.names(), m.wiring)
+		if s.names() != "web" || len(m.wired().Attached) != 1 || !m.wired().Forward {
+			t.Errorf("announced %q, wiring %+v", s.names(), m.wired())
 		}
-		if got := slices.Sorted(maps.Keys(m.links)); strings.Join(got, " ") != "eth0 gw0-2" {
+		if got := m.has(); got != "eth0 gw0-2" {
 			t.Errorf("interfaces %v", got)
 		}
 		list, err := s.List(t.Context())
 		if err != nil || len(list) != 2 || list[0].Health != Gone || list[1].Health != Up || list[1].RxBytes != 7 {
 			t.Errorf("list %+v, %v", list, err)
 		}
-		delete(m.links, "gw0-2")
+		m.change(func() { delete(m.links, "gw0-2") })
 		m.news <- struct{}{}
 		synctest.Wait()
 		if s.names() != "" {
@@ -187,8 +221,8 @@ func TestNothingIsLeftOfWhatFails(t *testing.T) {
 		defer s.stop()
 		clean := func(what string) {
 			t.Helper()
-			if list, err := s.List(t.Context()); err != nil || len(list) != 0 || len(m.links) != 0 || s.names() != "" {
-				t.Errorf("%s: list %+v, %v, links %v, announced %q", what, list, err, m.links, s.names())
+			if list, err := s.List(t.Context()); err != nil || len(list) != 0 || m.has() != "" || s.names() != "" {
+				t.Errorf("%s: list %+v, %v, links %v, announced %q", what, list, err, m.has(), s.names())
 			}
 		}
 		plan := func() *Item {
@@ -197,7 +231,7 @@ func TestNothingIsLeftOfWhatFails(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m.links[i.Interface] = false
+			m.change(func() { m.links[i.Interface] = false })
 			return i
 		}
 		plan()
@@ -209,29 +243,30 @@ func TestNothingIsLeftOfWhatFails(t *testing.T) {
 		time.Sleep(planLife + lookEvery)
 		synctest.Wait()
 		clean("given up")
-		m.apply = errors.New("no nftables")
+		m.change(func() { m.apply = errors.New("no nftables") })
 		plan()
 		if _, err := s.Commit(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "no nftables") {
 			t.Errorf("commit: %v", err)
 		}
-		m.apply = nil
+		m.change(func() { m.apply = nil })
 		clean("not applied")
-		m.full = errors.New("disk full")
+		m.change(func() { m.full = errors.New("disk full") })
 		plan()
 		if _, err := s.Commit(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "disk full") {
 			t.Errorf("commit: %v", err)
 		}
-		m.full = nil
+		m.change(func() { m.full = nil })
 		clean("not stored")
-		delete(m.links, plan().Interface)
+		made := plan().Interface
+		m.change(func() { delete(m.links, made) })
 		if _, err := s.Commit(t.Context(), "web"); !errors.Is(err, ErrRefused) {
 			t.Errorf("commit without an interface: %v", err)
 		}
 		clean("not made")
-		s.fits = errors.New("the record is full")
+		m.change(func() { s.fits = errors.New("the record is full") })
 		_, err := s.Plan(t.Context(), attached("web"))
 		refusedWith(t, err, ErrRefused, "the record is full")
-		s.fits = nil
+		m.change(func() { s.fits = nil })
 		clean("no room")
 		_, err = s.Add(t.Context(), Request{Name: "nas", Address: netip.MustParseAddr("fd00:1:2:3:4:5:6:9")})
 		refusedWith(t, err, ErrRefused, "no route")
@@ -245,18 +280,18 @@ func TestAddressesAreLookedAfter(t *testing.T) {
 		s := start(t, m)
 		defer s.stop()
 		a := netip.MustParseAddr("fd00:1:2:3:4:5:6:9")
-		m.routes[a] = "br0"
+		m.change(func() { m.routes[a] = "br0" })
 		if _, err := s.Add(t.Context(), Request{Name: "vm", Address: a}); err != nil {
 			t.Fatal(err)
 		}
-		if s.names() != "vm" || !slices.Equal(m.wiring.Shared["br0"], []netip.Addr{a}) {
-			t.Errorf("announced %q, wiring %+v", s.names(), m.wiring)
+		if s.names() != "vm" || !slices.Equal(m.wired().Shared["br0"], []netip.Addr{a}) {
+			t.Errorf("announced %q, wiring %+v", s.names(), m.wired())
 		}
-		delete(m.routes, a)
+		m.change(func() { delete(m.routes, a) })
 		time.Sleep(lookEvery)
 		synctest.Wait()
-		if s.names() != "" || len(m.wiring.Shared) != 0 {
-			t.Errorf("without a route: announced %q, wiring %+v", s.names(), m.wiring)
+		if s.names() != "" || len(m.wired().Shared) != 0 {
+			t.Errorf("without a route: announced %q, wiring %+v", s.names(), m.wired())
 		}
 	})
 }
@@ -273,7 +308,7 @@ func TestContainersGo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m.links[i.Interface] = false
+			m.change(func() { m.links[i.Interface] = false })
 			if _, err := s.Commit(t.Context(), i.Name); err != nil {
 				t.Fatal(err)
 			}
@@ -285,15 +320,15 @@ func TestContainersGo(t *testing.T) {
 		if err := s.RemoveOwned(t.Context(), owners[0]); err != nil {
 			t.Errorf("twice: %v", err)
 		}
-		if err := s.Retain(t.Context(), "another", nil); err != nil || len(m.links) != 3 {
-			t.Errorf("another network's: %v, links %v", err, m.links)
+		if err := s.Retain(t.Context(), "another", nil); err != nil || m.has() != "gw0-3 gw0-4 gw0-5" {
+			t.Errorf("another network's: %v, links %v", err, m.has())
 		}
-		if err := s.Retain(t.Context(), "mesh", owners[2:]); err != nil || len(m.links) != 2 {
-			t.Errorf("all but one: %v, links %v", err, m.links)
+		if err := s.Retain(t.Context(), "mesh", owners[2:]); err != nil || m.has() != "gw0-4 gw0-5" {
+			t.Errorf("all but one: %v, links %v", err, m.has())
 		}
 		s.stop()
-		if err := s.Purge(); err != nil || len(m.links) != 0 || m.wiring.Forward {
-			t.Errorf("after leaving: %v, links %v, wiring %+v", err, m.links, m.wiring)
+		if err := s.Purge(); err != nil || m.has() != "" || m.wired().Forward {
+			t.Errorf("after leaving: %v, links %v, wiring %+v", err, m.has(), m.wired())
 		}
 	})
 }
@@ -305,8 +340,8 @@ func TestAListThatCannotBeReadHarmsNothing(t *testing.T) {
 		m.links["gw0-2"] = true
 		s := start(t, m)
 		defer s.stop()
-		if _, err := s.List(t.Context()); err == nil || !strings.Contains(err.Error(), "the list of workloads") || len(m.links) != 1 {
-			t.Errorf("%v, links %v", err, m.links)
+		if _, err := s.List(t.Context()); err == nil || !strings.Contains(err.Error(), "the list of workloads") || m.has() != "gw0-2" {
+			t.Errorf("%v, links %v", err, m.has())
 		}
 	})
 }
