@@ -26,6 +26,27 @@ func onInterface(c syscall.RawConn, iface string) error {
 	return nil
 }
 
+// indexOf returns the number of an interface, 0 if there is none. It asks for this one alone: package net reads the list of all, and a node
+// with hundreds of workloads asks hundreds of times.
+func indexOf(iface string) int {
+	if iface == "" {
+		return 0
+	}
+	req, err := unix.NewIfreq(iface)
+	if err != nil {
+		return 0
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	if unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req) != nil {
+		return 0
+	}
+	return int(req.Uint32())
+}
+
 // growBuffer is best effort: beyond the system's limit (net.core.rmem_max) it takes CAP_NET_ADMIN, which the agent has.
 func growBuffer(conn *net.UDPConn) {
 	c, err := conn.SyscallConn()

@@ -11,3 +11,10 @@ import (
 func onInterface(syscall.RawConn, string) error { return nil }
 
 func growBuffer(conn *net.UDPConn) { _ = conn.SetReadBuffer(1 << 20) }
+
+func indexOf(iface string) int {
+	if i, err := net.InterfaceByName(iface); err == nil {
+		return i.Index
+	}
+	return 0
+}

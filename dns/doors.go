@@ -40,18 +40,6 @@ func (k *socket) fits(b Bind) bool {
 	return now == 0 || now == k.index
 }
 
-// indexOf returns 0 for no interface, and for one that cannot be found.
-func indexOf(iface string) int {
-	if iface == "" {
-		return 0
-	}
-	i, err := net.InterfaceByName(iface)
-	if err != nil {
-		return 0
-	}
-	return i.Index
-}
-
 func (k *socket) close() error {
 	var errs []error
 	for _, c := range []io.Closer{k.udp, k.tcp} {

@@ -53,6 +53,7 @@ type Host struct {
 	applied *workload.Wiring
 	done    map[string]setUp // the interfaces that are set up
 	doubt   map[string]bool  // those of them that went down and came up again
+	seen    map[string]setUp // index and state of each, as Look saw them last
 }
 
 // setUp says for which interface, in which state and with which addresses the work was done.
@@ -65,7 +66,7 @@ type setUp struct {
 
 // New changes nothing.
 func New(cfg Config) *Host {
-	return &Host{cfg: cfg, done: map[string]setUp{}, doubt: map[string]bool{}}
+	return &Host{cfg: cfg, done: map[string]setUp{}, doubt: map[string]bool{}, seen: map[string]setUp{}}
 }
 
 // Apply implements workload.Host. What they may send is settled before anything may pass.
@@ -79,8 +80,9 @@ func (h *Host) Apply(w workload.Wiring) error {
 		h.applied = &w
 	}
 	var errs []error
+	own := h.cfg.Node()
 	for _, name := range slices.Sorted(maps.Keys(w.Attached)) {
-		did, err := h.setUp(name, w.Attached[name])
+		did, err := h.setUp(name, w.Attached[name], own)
 		news, errs = news || did, append(errs, err)
 	}
 	maps.DeleteFunc(h.done, func(name string, _ setUp) bool { return w.Attached[name] == nil })
@@ -116,28 +118,28 @@ func (h *Host) arrange(w workload.Wiring) error {
 }
 
 // setUp gives an interface its address and the routes to what is behind it, unless that is done already, and reports whether it did anything.
-func (h *Host) setUp(name string, addrs []netip.Addr) (bool, error) {
+func (h *Host) setUp(name string, addrs, own []netip.Addr) (bool, error) {
+	now := h.seen[name]
+	now.addrs, now.first = fmt.Sprint(addrs, own), addrs[0]
+	if h.done[name] == now {
+		return false, nil
+	}
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return false, fail("finding", name, err)
 	}
-	a := link.Attrs()
-	now := setUp{index: a.Index, up: isUp(a.RawFlags), addrs: fmt.Sprint(addrs, h.cfg.Node()), first: addrs[0]}
-	if h.done[name] == now {
-		return false, nil
-	}
 	if err := h.prepare(link); err != nil {
 		return true, err
 	}
-	for _, r := range h.routes(link, addrs) {
+	for _, r := range routes(link, addrs, own) {
 		if err := netlink.RouteReplace(r); err != nil {
 			return true, fail("adding the route to "+r.Dst.IP.String()+" through", name, err)
 		}
 	}
-	if link, err = netlink.LinkByIndex(a.Index); err != nil {
+	if link, err = netlink.LinkByIndex(link.Attrs().Index); err != nil {
 		return true, fail("finding", name, err)
 	}
-	now.up = isUp(link.Attrs().RawFlags)
+	now.index, now.up = link.Attrs().Index, isUp(link.Attrs().RawFlags)
 	h.done[name] = now
 	return true, nil
 }
@@ -184,12 +186,12 @@ func setting(key, value string) error {
 
 // routes lead to a workload's addresses. IPv4 goes by the IPv6 address of the other end (RFC 8950; Linux 5.2), so that no ARP is needed and
 // no address of ours. The preferred source is this node's own address.
-func (h *Host) routes(link netlink.Link, addrs []netip.Addr) []*netlink.Route {
+func routes(link netlink.Link, addrs, ours []netip.Addr) []*netlink.Route {
 	var out []*netlink.Route
 	var via netip.Addr
 	for _, a := range addrs {
 		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), Protocol: unix.RTPROT_STATIC}
-		for _, own := range h.cfg.Node() {
+		for _, own := range ours {
 			if own.Is4() == a.Is4() {
 				r.Src = own.AsSlice()
 			}
@@ -211,12 +213,14 @@ func (h *Host) Look(prefix string) (map[string]workload.Link, error) {
 		return nil, fmt.Errorf("reading this machine's interfaces: %w", err)
 	}
 	out := map[string]workload.Link{}
+	clear(h.seen)
 	for _, l := range links {
 		a := l.Attrs()
 		if l.Type() != "veth" || !strings.HasPrefix(a.Name, prefix) {
 			continue
 		}
 		w := workload.Link{Up: isUp(a.RawFlags)}
+		h.seen[a.Name] = setUp{index: a.Index, up: w.Up}
 		if w.Up && !h.answers(a) {
 			w.Up, w.Why = false, "the interface in its namespace was down, which lost it its address: remove it, and add it again"
 		}
@@ -264,6 +268,7 @@ func (h *Host) confirm(out map[string]workload.Link) error {
 		l, err := netlink.LinkByName(name)
 		if err == nil {
 			out[name] = workload.Link{Up: isUp(l.Attrs().RawFlags)}
+			h.seen[name] = setUp{index: l.Attrs().Index, up: isUp(l.Attrs().RawFlags)}
 		} else if !errors.As(err, &netlink.LinkNotFoundError{}) {
 			return fail("finding", name, err)
 		}
