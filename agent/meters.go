@@ -43,6 +43,21 @@ func (n counting) viewed(v *mesh.View) {
 	n.base.tun.Meter().SetWorkloads(own)
 }
 
+// gone takes the last of what a link has carried: its peer was put out, or has left.
+func (n counting) gone(g links.Gone) {
+	last := n.reading(g.Peer, "", g.Volume)
+	last.Final = true
+	n.meters.ledger.Record(time.Now(), []ledger.Reading{last})
+}
+
+// reading is a peer's counters; an empty name leaves the one that the ledger has.
+func (n counting) reading(id mesh.NodeID, name mesh.Name, v links.Volume) ledger.Reading {
+	return ledger.Reading{
+		Key: ledger.PeerKey(id), Name: string(name), Epoch: n.boot,
+		Counters: ledger.Counters{ReceiveBytes: v.RxBytes, TransmitBytes: v.TxBytes, ReceivePackets: v.RxPackets, TransmitPackets: v.TxPackets},
+	}
+}
+
 // readings are the counters as they are now.
 func (n counting) readings(ctx context.Context) []ledger.Reading {
 	return n.read(n.links.Snapshot(ctx))
@@ -57,9 +72,7 @@ func (n counting) read(table map[mesh.NodeID]links.Status) []ledger.Reading {
 		if !ok {
 			continue // put out just now
 		}
-		out = append(out, ledger.Reading{
-			Key: ledger.PeerKey(id), Name: string(m.Name), Epoch: n.boot, Counters: ledger.Counters{ReceiveBytes: l.RxBytes, TransmitBytes: l.TxBytes, ReceivePackets: l.RxPackets, TransmitPackets: l.TxPackets},
-		})
+		out = append(out, n.reading(id, m.Name, l.Volume))
 	}
 	n.base.tun.Meter().Workloads(func(name mesh.Name, c meter.Count) {
 		out = append(out, ledger.Reading{

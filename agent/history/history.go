@@ -165,7 +165,8 @@ func (h *History) Record(minute int64, readings []Reading) {
 			b = new(block)
 			at[r.Peer] = b
 		}
-		b[minute%perHour] = r.row(minute, now[0]-before[0], now[1]-before[1])
+		slot := &b[minute%perHour]
+		*slot = r.row(minute, now[0]-before[0], now[1]-before[1]).and(*slot)
 	}
 	h.bytes = seen
 }
@@ -184,6 +185,25 @@ func (r Reading) row(minute int64, rx, tx uint64) row {
 		out.min, out.avg, out.max = packRTT(m.Min), packRTT(m.Sum/time.Duration(m.Answered)), packRTT(m.Max)
 	}
 	return out
+}
+
+// and adds what another run of the agent has recorded of the same minute, before this one.
+func (r row) and(before row) row {
+	if before.flags&flagThere == 0 {
+		return r
+	}
+	switch answered, earlier := float64(r.probes-r.lost), float64(before.probes-before.lost); {
+	case earlier == 0:
+	case answered == 0:
+		r.min, r.avg, r.max = before.min, before.avg, before.max
+	default:
+		r.min, r.max = min(r.min, before.min), max(r.max, before.max)
+		r.avg = packRTT(time.Duration((float64(unpackRTT(r.avg))*answered + float64(unpackRTT(before.avg))*earlier) / (answered + earlier)))
+	}
+	r.probes, r.lost = uint8(min(int(r.probes)+int(before.probes), 255)), uint8(min(int(r.lost)+int(before.lost), 255))
+	r.rx, r.tx = packBytes(unpackBytes(r.rx)+unpackBytes(before.rx)), packBytes(unpackBytes(r.tx)+unpackBytes(before.tx))
+	r.flags |= before.flags & flagInterrupted
+	return r
 }
 
 // forget drops what is older than Span, and what is of the future: the clock was wrong then.

@@ -206,6 +206,34 @@ func TestItIsBackAfterARestart(t *testing.T) {
 	}
 }
 
+// TestAMinuteWithARestartInIt is made of what both runs have seen.
+func TestAMinuteWithARestartInIt(t *testing.T) {
+	d := newDisk()
+	minute, dirty := noon.Unix()/60, map[int64]bool{}
+	one := func(answered, lost int, rtt time.Duration, bytes uint64) []Reading {
+		m := links.Minute{Number: minute, Answered: answered, Lost: lost, Min: rtt, Max: rtt, Sum: time.Duration(answered) * rtt, Down: lost > 0}
+		return []Reading{{Peer: bob, State: links.Connected, Path: "direct", RxBytes: bytes, TxBytes: bytes, Minute: m}}
+	}
+	for i, readings := range [][]Reading{one(3, 1, 10*time.Millisecond, 1000), one(0, 0, 0, 10), one(1, 0, 50*time.Millisecond, 500)} {
+		h := Open(d, noon, quiet)
+		h.record(minute, readings, dirty)
+		if err := h.save(dirty); err != nil {
+			t.Fatal(err)
+		}
+		if i < 2 {
+			continue
+		}
+		s := h.Samples(bob, time.Minute, noon)[0]
+		about(t, "received", float64(s.RxBytes), 1510)
+		about(t, "minimum", float64(s.Min), 10e6)
+		about(t, "average", float64(s.Avg), 20e6)
+		about(t, "maximum", float64(s.Max), 50e6)
+		if s.Probes != 5 || s.Lost != 1 || !s.Interrupted {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
 func TestTheClockWasWrong(t *testing.T) {
 	h := Open(newDisk(), noon, quiet)
 	future, now := noon.Add(1000*time.Hour), noon

@@ -87,8 +87,9 @@ func WorkloadKey(name mesh.Name) Key { return Key{Workload, string(name)} }
 // Reading is a counter as it is now. Epoch names the run in which it was zero at first (the agent's boot number).
 type Reading struct {
 	Key   Key
-	Name  string // for people
+	Name  string // for people; empty: the one that is known already
 	Epoch uint64
+	Final bool // this counter ends here; should there be another one in this run, it begins at zero
 	Counters
 }
 
@@ -166,7 +167,13 @@ func (l *Ledger) Record(now time.Time, readings []Reading) {
 		if delta != (Counters{}) {
 			l.changed = true
 		}
-		e.name, e.epoch, e.last, e.seen = r.Name, r.Epoch, r.Counters, now
+		if r.Name != "" {
+			e.name = r.Name
+		}
+		e.epoch, e.last, e.seen = r.Epoch, r.Counters, now
+		if r.Final {
+			e.last = Counters{}
+		}
 		e.total, e.hour = e.total.plus(delta), e.hour.plus(delta)
 	}
 }

@@ -94,6 +94,9 @@ func TestCountersGoOnAfterARestart(t *testing.T) {
 	want(t, l.Total(bob).Counters, 1157)
 	l.Record(start.Add(time.Minute), read(bob, 2, 3)) // and so does a counter that falls
 	want(t, l.Total(bob).Counters, 1160)
+	nameless := read(bob, 2, 3)
+	nameless[0].Name = ""
+	l.Record(start.Add(time.Minute), nameless)
 	if got := l.Total(bob); got.Since != start || got.Name != "bob" {
 		t.Errorf("%+v", got)
 	}
@@ -112,6 +115,17 @@ func TestACountThatSurvivesTheAgentHasNoHole(t *testing.T) {
 	l = Open(d, start.Add(time.Hour), quiet)
 	l.Record(start.Add(time.Hour), read(bob, 9, 130))
 	want(t, l.Total(bob).Counters, 130)
+}
+
+// TestACounterThatEnds: a member that is put out and comes back in the same run is counted from zero, however much it carries at once.
+func TestACounterThatEnds(t *testing.T) {
+	l := Open(newDisk(), start, quiet)
+	l.Record(start, read(bob, 1, 100))
+	last := read(bob, 1, 110)
+	last[0].Final = true
+	l.Record(start, last)
+	l.Record(start, read(bob, 1, 500))
+	want(t, l.Total(bob).Counters, 610)
 }
 
 func TestACrashIsAGap(t *testing.T) {

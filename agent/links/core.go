@@ -170,6 +170,7 @@ func AllowedIPs(m *mesh.Member) []netip.Prefix {
 }
 
 func (c *Core) drop(l *link) {
+	c.do(Gone{Peer: l.m.ID, Volume: l.live.volume()})
 	c.ice().closeICE(l)
 	c.do(RemovePeer{Key: l.m.WireGuard})
 	delete(c.links, l.m.ID)

@@ -252,6 +252,13 @@ type Report struct {
 	Took   time.Duration // since the link was wanted or lost, when it came up
 }
 
+// Gone says that a link is forgotten, and what it has carried until the counters were read last.
+type Gone struct {
+	Peer mesh.NodeID
+	Volume
+}
+
+func (Gone) action()          {}
 func (SetPeer) action()       {}
 func (SetAllowedIPs) action() {}
 func (RemovePeer) action()    {}

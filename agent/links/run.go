@@ -37,6 +37,7 @@ type Config struct {
 	Passed    func() uint64                        // changes when the tunnel carries anything, cheap; nil: not known
 	Save      func(map[mesh.NodeID]netip.AddrPort) // stores last good endpoints; called rarely
 	OnReport  func(Report)                         // must not block
+	OnGone    func(Gone)                           // must not block
 	Locate    func()                               // asks members how they see this node; must not block
 	Observe   func(Event, []Action, time.Time)     // sees each event and what it led to, for telling later; must not block; may be nil
 	Log       *slog.Logger
@@ -271,6 +272,10 @@ func (r *Runner) act(ctx context.Context, a Action) {
 		r.unsaved = true
 	case Report:
 		r.report(a)
+	case Gone:
+		if r.cfg.OnGone != nil {
+			r.cfg.OnGone(a)
+		}
 	}
 	if err != nil {
 		level := slog.LevelWarn

@@ -216,3 +216,20 @@ func TestPingsDoNotTakeThePlaceOfProbes(t *testing.T) {
 		t.Errorf("%+v while the peer is pinged", s.figures(a, b).Losses)
 	}
 }
+
+// TestTheLastOfALinkIsTold when its peer is put out.
+func TestTheLastOfALinkIsTold(t *testing.T) {
+	s, a, b := pair(t)
+	s.flow(a, b, 5*time.Second, 1000)
+	s.run(6 * time.Second)
+	want := s.figures(a, b).Volume
+	var got []Gone
+	for _, act := range a.core.Step(ViewChanged{mesh.NewView(mesh.Network{}, a.id).With(a.m)}, s.now) {
+		if g, ok := act.(Gone); ok {
+			got = append(got, g)
+		}
+	}
+	if len(got) != 1 || got[0].Peer != b.id || got[0].Volume != want || want.RxBytes < 50_000 {
+		t.Errorf("%+v, want %+v of b", got, want)
+	}
+}
