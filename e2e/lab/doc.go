@@ -9,6 +9,8 @@
 //
 // All of it is gone after Close; after a panic or a SIGKILL too, because a small process waits for this one to end (see sweep.go).
 //
-// The package never touches the namespace it is started in, the machine's resolver, or a process it did not start. It needs root
+// The package never touches the namespace it is started in, the machine's resolver or D-Bus, or a process it did not start. Agents here leave
+// the resolver alone unless told otherwise; who wants to see one configured gives the host an /etc, a /run and programs of its own (Machine),
+// in which a whole systemd-resolved or NetworkManager can run. It needs root
 // and the Debian packages iproute2, nftables, conntrack and iputils-ping.
 package lab
