@@ -5,4 +5,4 @@ package usage
 import "time"
 
 // Period is short in the program that the end-to-end test builds for itself.
-const Period = 10 * time.Second
+const Period = 6 * time.Second
