@@ -22,13 +22,16 @@ DEBS := $(CURDIR)/bin/deb
 # Namespaces need root: who is not gets asked for the password by sudo.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
+# Commands and their packages.
+DEMO_NEEDS := ip:iproute2 nft:nftables conntrack ping:iputils-ping tcpdump wg:wireguard-tools curl ps:procps setpriv:util-linux
+TEST_NEEDS := iperf3 openssl dig:dnsutils tmux dnsperf dbus-daemon gcc:gcc+libc6-dev chromium:chromium+fonts-dejavu-core
 UNPACKED := systemd-resolved libsystemd-shared libip4tc2 libkmod2 libseccomp2 resolvconf openresolv network-manager libndp0 libnm0 dnsmasq-base prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
 # What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
 PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings
 # Two packages at once: what a machine with two cores does well, and what the time limits in the tests are made for.
 TEST := $(GO) test -p 2 -parallel 2 -exec "$(AS)"
 
-.PHONY: help build test tools check unit e2e demo observe screenshots bench vuln install uninstall clean
+.PHONY: help go build test tools testtools check unit e2e demo observe screenshots bench vuln install uninstall clean
 
 help: ## this list
 	@echo 'gridwire: an encrypted WireGuard mesh that belongs to its members.'
@@ -46,11 +49,11 @@ demo: tools build ## a mesh forming across real NATs on this machine, and its fo
 	@$(AS) bin/demo
 
 observe: tools build ## the demo's mesh, watched by a real Prometheus (and Grafana, where it is installed)
-	@e2e/unpack $(DEBS) $(PAGES)
+	@! command -v apt-get >/dev/null || e2e/unpack $(DEBS) prometheus $(PAGES)
 	@$(GO) build -buildvcs=false -o bin/demo ./e2e/demo
 	@$(AS) bin/demo -observe deploy
 
-test: tools check unit e2e ## everything: static checks, unit tests with -race, the real binary in namespaces
+test: testtools check unit e2e ## everything: static checks, unit tests with -race, the real binary in namespaces
 
 check: ## gofmt, go vet, staticcheck
 	@bad=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .); if [ -n "$$bad" ]; then echo "not as gofmt would have it:" $$bad >&2; exit 1; fi
@@ -63,33 +66,26 @@ unit: ## unit and in-process tests, with the race detector
 e2e: build ## the real binary in network namespaces
 	$(TEST) -p 1 -count 1 -timeout 12m ./e2e/...
 
-screenshots: tools ## the pictures of the health page in docs/pictures
+screenshots: testtools ## the pictures of the health page in docs/pictures
 	@mkdir -p docs/pictures
 	$(GO) test -count 1 ./e2e/page -run 'TestThePageAtEverySize|TestALinksLastDay' -args -screenshots $(CURDIR)/docs/pictures
 
-bench: tools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." for flags)
+bench: testtools build ## the numbers: throughput, time to connect, idle cost (BENCH="..." for flags)
 	@$(GO) build -buildvcs=false -o bin/bench ./e2e/bench
 	@$(AS) bin/bench -binary $(BIN) $(BENCH)
 
 vuln: ## known vulnerabilities in what we link (asks a database on the internet)
 	$(GO) run $(GOVULNCHECK) ./...
 
-# Asks apt only if something is missing. Without --no-install-recommends, wireguard-tools pulls in a kernel.
-tools: ## Debian packages that tests and demo need, if one is missing
-	@missing=; \
-	need() { command -v "$$1" >/dev/null 2>&1 || missing="$$missing $$2"; }; \
-	need $(GO) golang-go; \
-	case $$missing in *golang*) echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1;; esac; \
-	need ip iproute2; need nft nftables; need conntrack conntrack; need ping iputils-ping; need iperf3 iperf3; need tcpdump tcpdump; \
-	need wg wireguard-tools; need curl curl; need openssl openssl; need ps procps; need setpriv util-linux; need dig dnsutils; need tmux tmux; need dnsperf dnsperf; need dbus-daemon dbus-daemon; need gcc 'gcc libc6-dev'; \
-	need chromium 'chromium fonts-dejavu-core'; \
-	if ! command -v apt-get >/dev/null; then \
-		[ -z "$$missing" ] || { echo "no apt-get here: install these with the tools of your system:$$missing" >&2; exit 1; }; \
-		exit 0; \
-	fi; \
-	if [ -n "$$missing" ]; then echo "missing:$$missing"; \
-	$(ROOT) apt-get update -q && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; fi && \
-	e2e/unpack $(DEBS) $(UNPACKED)
+go:
+	@command -v $(GO) >/dev/null || { echo 'Go is missing: https://go.dev/doc/install (1.21 or newer fetches the version in go.mod itself)' >&2; exit 1; }
+
+tools: go ## Debian packages that the demo needs, if one is missing
+	@e2e/install $(DEMO_NEEDS)
+
+testtools: go ## those that the tests need: more, a browser among them
+	@e2e/install $(DEMO_NEEDS) $(TEST_NEEDS)
+	@! command -v apt-get >/dev/null || e2e/unpack $(DEBS) $(UNPACKED)
 
 LIB := $(DESTDIR)$(PREFIX)/lib
 SHARE := $(DESTDIR)$(PREFIX)/share/gridwire

@@ -24,7 +24,7 @@ func debian(t *testing.T, name string) string {
 	dir := filepath.Join(cmp.Or(os.Getenv("GRIDWIRE_DEBS"), "../bin/deb"), name)
 	dir = must(filepath.Abs(dir))(t)
 	if _, err := os.Stat(dir); err != nil {
-		t.Skipf("%s is not unpacked in %s: make tools", name, dir)
+		t.Skipf("%s is not unpacked in %s: make testtools", name, dir)
 	}
 	return dir
 }

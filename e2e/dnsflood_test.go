@@ -33,7 +33,7 @@ func (w *world) dnsperf(h *lab.Host, server, questions string, rate, seconds int
 // do not notice.
 func TestQuestionsOfOneMemberDoNotStarveOthers(t *testing.T) {
 	if _, err := exec.LookPath("dnsperf"); err != nil {
-		t.Skip("no dnsperf here: make tools")
+		t.Skip("no dnsperf here: make testtools")
 	}
 	w := newWorld(t, lab.Options{LogLevel: "info"})
 	alice, bob, carol := w.public("alice"), w.public("bob"), w.public("carol")

@@ -22,7 +22,7 @@ func (w *world) networkManager(dns string, more ...string) (p *pc, alice string,
 	}
 	for _, tool := range []string{"dbus-daemon", "dbus-send"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			w.Skip("no ", tool, " here: make tools")
+			w.Skip("no ", tool, " here: make testtools")
 		}
 	}
 	a, b := w.public("alice"), w.home("bob", home)

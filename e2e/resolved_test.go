@@ -107,7 +107,7 @@ func (w *world) withResolved() (p *pc, alice string, isp *isp) {
 	w.Helper()
 	for _, tool := range []string{"dbus-daemon", "dbus-send"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			w.Skip("no ", tool, " here: make tools")
+			w.Skip("no ", tool, " here: make testtools")
 		}
 	}
 	a, b := w.public("alice"), w.home("bob", home)

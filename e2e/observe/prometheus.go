@@ -29,7 +29,7 @@ type Config struct {
 // Prometheus is a running one.
 type Prometheus struct{ *process }
 
-// Tool returns the path of prometheus or promtool: unpacked by `make tools`, or installed.
+// Tool returns the path of prometheus or promtool: unpacked by `make testtools`, or installed.
 func Tool(name string) (string, error) {
 	debs := os.Getenv("GRIDWIRE_DEBS")
 	if debs == "" {
@@ -41,7 +41,7 @@ func Tool(name string) (string, error) {
 	}
 	installed, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("find %s: neither %s nor in PATH; make tools unpacks it", name, unpacked)
+		return "", fmt.Errorf("find %s: neither %s nor in PATH; make testtools unpacks it", name, unpacked)
 	}
 	return installed, nil
 }

@@ -40,7 +40,7 @@ func newBrowser(t *testing.T, width, height int, dark bool) *browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Fatal("chromium is missing: make tools")
+		t.Fatal("chromium is missing: make testtools")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(width, height), chromedp.Flag("disable-dev-shm-usage", true))
