@@ -48,7 +48,7 @@ func (w *world) runtime(h *lab.Host) *runtime {
 	}
 	plugin := filepath.Join(dir, "gridwire-cni")
 	for out, pkg := range map[string]string{r.tool: "github.com/containernetworking/cni/cnitool", plugin: "../cmd/gridwire-cni"} {
-		if b, err := exec.Command("go", "build", "-o", out, pkg).CombinedOutput(); err != nil {
+		if b, err := exec.CommandContext(w.ctx(3*time.Minute), "go", "build", "-o", out, pkg).CombinedOutput(); err != nil {
 			w.Fatalf("build %s: %v\n%s", pkg, err, b)
 		}
 	}

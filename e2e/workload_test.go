@@ -56,8 +56,12 @@ func (w *world) mirror(n *lab.Namespace, port int) {
 	}
 	w.Cleanup(func() {
 		_ = in.Close()
+		stuck := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+		defer stuck.Stop()
 		_ = cmd.Wait()
 	})
+	stuck := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	defer stuck.Stop()
 	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
 		w.Fatalf("the mirror did not start: %v", err)
 	}

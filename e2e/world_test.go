@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 }
 
 func setUp(m *testing.M) (int, error) {
+	if os.Getenv(mirrorEnv) != "" {
+		return m.Run(), nil // only a helper of another run
+	}
 	if os.Geteuid() != 0 {
 		return 0, fmt.Errorf("these tests make network namespaces: run them as root")
 	}
