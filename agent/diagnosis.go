@@ -161,6 +161,7 @@ func (n diagnoser) explain(ctx context.Context, r api.NameRequest) (*api.Explain
 	if m.ID == n.membership.Load().ID() {
 		return nil, &api.Error{Code: api.CodeUsage, Message: fmt.Sprintf("%s is this machine itself: gridwire status and gridwire netcheck tell about it", m.Name)}
 	}
+	n.lookAgain(ctx, m.ID)
 	l, tale := n.links.Snapshot(ctx)[m.ID], n.story.Link(m.ID)
 	peer := peerStatus(m, l)
 	out := &api.Explain{
@@ -198,6 +199,21 @@ func (n diagnoser) explain(ctx context.Context, r api.NameRequest) (*api.Explain
 	out.Advice = orEmpty(out.Advice)
 	return out, nil
 }
+
+// lookAgain asks how this machine looks from outside where a link is down and no member is connected: the fault is most likely here, and what was
+// found out minutes ago is no help.
+func (n diagnoser) lookAgain(ctx context.Context, peer mesh.NodeID) {
+	up := n.links.Snapshot(ctx)[peer].State == links.Connected
+	if up || len(n.control.Connections()) > 0 || n.dir.Now().Sub(n.reach.prober.Report().At) < fresh {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit/2)
+	defer cancel()
+	n.reach.prober.Ask(ctx)
+}
+
+// fresh is for how long a report stands without being asked for anew.
+const fresh = 10 * time.Second
 
 // gone tells about somebody who was a member, or returns nil.
 func (n diagnoser) gone(name string) *api.Explain {

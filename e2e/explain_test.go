@@ -59,13 +59,33 @@ func TestExplain(t *testing.T) {
 		t.Errorf("sam about zoe:\n%s", text)
 	}
 	w.agents[bob].Kill()
-	_, _ = eve.Gridwire(w.ctx(10*time.Second), "ping", "bob", "--count", "1") // an idle link would be found dead within 25 s only
+	if err := sam.BlockUDP(); err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range []struct {
+		from *lab.Host
+		to   string
+	}{{eve, "bob"}, {sam, "alice"}} {
+		_, _ = link.from.Gridwire(w.ctx(10*time.Second), "ping", link.to, "--count", "1") // an idle link would be found dead within 25 s only
+	}
+	defer func() {
+		if t.Failed() {
+			t.Log(text)
+		}
+	}()
 	w.eventually(30*time.Second, "eve says that bob is off", func() bool {
 		text, e = w.explain(eve, "bob")
 		return strings.Contains(e.Meaning, "It is off, or cut off") && strings.Contains(e.Meaning, "last seen")
 	})
 	if last := e.Changes[len(e.Changes)-1]; len(e.Changes) < 2 || last.What != "unreachable" && last.What != "connecting" || e.LastSeen == nil {
 		t.Errorf("eve about bob:\n%s", text)
+	}
+	w.eventually(30*time.Second, "sam says that UDP is blocked", func() bool {
+		text, e = w.explain(sam, "alice")
+		return e.SelfNAT == "blocked" && strings.Contains(e.Meaning, "this network lets no UDP out") && strings.Contains(e.Advice[0], "allow outgoing UDP")
+	})
+	if text := w.run(sam, "status"); !strings.HasPrefix(text, "This node reaches nobody") {
+		t.Errorf("sam's status:\n%s", text)
 	}
 	w.run(alice, "revoke", "bob")
 	w.eventually(5*time.Second, "eve says that bob was put out", func() bool {

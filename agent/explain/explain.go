@@ -125,11 +125,13 @@ func (f Facts) cause() string {
 	switch {
 	case self.NAT == nat.Blocked:
 		return "There is no path: this network lets no UDP out, and gridwire needs UDP."
-	case f.Connections == 0:
-		return fmt.Sprintf("There is no path: this machine has no control connection to any member, so it cannot arrange a link with %s.", peer.Name)
 	case f.State == "connecting" && f.Reason == "":
 		return "The link is being made; ask again in some seconds."
-	case f.offline():
+	case f.State == "connecting":
+		return "The link is being made anew; ask again in some seconds. " + sentence(f.Reason)
+	case f.Connections == 0:
+		return fmt.Sprintf("There is no path: this machine has no control connection to any member, so it cannot arrange a link with %s.", peer.Name)
+	case f.offline() && f.State != "connecting":
 		return fmt.Sprintf("There is no path: %s does not answer. It is off, or cut off from the others%s.", peer.Name, f.lastSeen())
 	case peer.NAT == nat.Blocked:
 		return fmt.Sprintf("There is no path: %s's network lets no UDP out, and gridwire needs UDP.", peer.Name)
@@ -156,10 +158,10 @@ func (f Facts) remedies() []string {
 			fmt.Sprintf("allow outgoing UDP on this network's firewall, at least from this machine's port %d", self.Port),
 			"or use another network (guest and company networks often block UDP; a phone's hotspot does not)",
 		}
+	case f.State == "connecting":
+		return nil
 	case f.Connections == 0:
 		return []string{"check this machine's own network first: gridwire netcheck, gridwire doctor", "at least one member that strangers can reach must be running"}
-	case f.State == "connecting" && f.Reason == "":
-		return nil
 	case f.offline():
 		return []string{fmt.Sprintf("switch %s on and start gridwire there (sudo systemctl start gridwire)", peer.Name),
 			fmt.Sprintf("if it is on: run gridwire netcheck and gridwire doctor there")}

@@ -85,6 +85,8 @@ func TestAdviceOverTheNATMatrix(t *testing.T) {
 	alone.Connections = 0
 	fresh := down(home, home)
 	fresh.State, fresh.Reason = "connecting", ""
+	again := off
+	again.State = "connecting"
 	neighbour := home
 	neighbour.Local = addrs("192.168.1.6")
 	for name, tc := range map[string]struct {
@@ -96,6 +98,7 @@ func TestAdviceOverTheNATMatrix(t *testing.T) {
 		"blocked there": {down(home, blocked), "bob's network lets no UDP out", []string{"on bob: allow outgoing UDP"}},
 		"alone":         {alone, "no control connection", []string{"check this machine's own network first", "at least one member"}},
 		"fresh":         {fresh, "being made", nil},
+		"again":         {again, "being made anew", nil},
 		"off":           {off, "it was last seen 3 hours ago", []string{"switch bob on", "if it is on"}},
 		"strangers home and home": {down(home, elsewhere(home)), "can be crossed", []string{"it is tried again by itself", "if a router is a Linux box",
 			"forward UDP 51820 on bob's router to 192.168.50.5", "or forward UDP 51820 on this machine's router to 192.168.1.5"}},

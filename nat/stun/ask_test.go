@@ -38,8 +38,15 @@ func TestAskWaitsForAWholeRound(t *testing.T) {
 		if r := p.Ask(ctx); !r.Reachable || len(r.Mappings) != 2 {
 			t.Errorf("cut short: %+v, want what was known", r)
 		}
-		if r := p.Ask(t.Context()); r.Type != nat.Blocked || len(r.Silent) != 2 {
-			t.Errorf("with nobody answering: %+v", r)
+		answers := make(chan nat.Report)
+		for range 5 { // one each second, where a round takes three
+			go func() { answers <- p.Ask(t.Context()) }()
+			time.Sleep(time.Second)
+		}
+		for range 5 {
+			if r := <-answers; r.Type != nat.Blocked || len(r.Silent) != 2 {
+				t.Errorf("with nobody answering: %+v", r)
+			}
 		}
 	})
 }
