@@ -50,6 +50,7 @@ type Machine struct {
 	Clash      func(pool netip.Prefix, iface string) (string, error)
 	Interfaces func() ([]Interface, error)
 	Free       func(path string) (bytes uint64, err error)
+	Left       func(state, socket string) (Leftovers, error) // what killed agents left
 	Now        func() time.Time
 	Root       bool
 }
@@ -73,6 +74,7 @@ func System() Machine {
 		Clash:      route.Clash,
 		Interfaces: interfaces,
 		Free:       free,
+		Left:       left,
 		Now:        time.Now,
 		Root:       os.Geteuid() == 0,
 	}
@@ -117,6 +119,7 @@ func interfaces() ([]Interface, error) {
 // Subject is the installation that is looked at.
 type Subject struct {
 	State  string      // its folder
+	Socket string      // its control socket
 	Status *api.Status // the agent's answer; nil or empty: none
 	Asked  error       // why there is no answer
 }
@@ -138,7 +141,7 @@ func Check(ctx context.Context, m Machine, s Subject) []Result {
 	out = append(out, m.stateFolder(s.State), m.disk(s.State))
 	out = append(out, m.firewall(ctx, s)...)
 	out = append(out, m.ipv6(), m.ipv4(s), m.mtu(s), m.otherVPNs(s))
-	out = append(out, agent(s))
+	out = append(out, agent(s), m.leftovers(s))
 	if s.member() {
 		out = append(out, m.certificate(s), versions(s))
 	}

@@ -44,6 +44,7 @@ func healthy() Machine {
 				{Name: "gw7", MTU: 1420, Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix("fd00:1:2::1/128")}},
 			}, nil
 		},
+		Left: func(string, string) (Leftovers, error) { return Leftovers{}, nil },
 		Free: func(string) (uint64, error) { return 1 << 30, nil },
 		Now:  func() time.Time { return today },
 		Root: true,
@@ -297,5 +298,30 @@ func TestFixMendsWhatItNamed(t *testing.T) {
 		if len(mended) != 1 || mended[path]&0o077 != 0 || mended[path] == 0 {
 			t.Errorf("mended %v, want %s", mended, path)
 		}
+	}
+}
+
+func TestLeftovers(t *testing.T) {
+	removed := false
+	m := healthy()
+	m.Left = func(state, socket string) (Leftovers, error) {
+		if state != "/state" || socket != "/sock" {
+			t.Errorf("looks in %q and at %q", state, socket)
+		}
+		return Leftovers{[]string{"nftables table gridwire_gw9"}, func() error { removed = true; return nil }}, errors.New("the rest is hidden")
+	}
+	s := subject()
+	s.Socket = "/sock"
+	r := m.leftovers(s)
+	if r.Grade != Warn || !strings.Contains(r.Finding, "gridwire_gw9") || r.Fix == nil || r.Fix(t.Context()) != nil || !removed {
+		t.Errorf("%+v, removed: %v", r, removed)
+	}
+	m.Left = func(string, string) (Leftovers, error) { return Leftovers{}, fs.ErrPermission }
+	if r := m.leftovers(s); r.Grade != Warn || r.Fix != nil {
+		t.Errorf("root who sees nothing: %+v", r)
+	}
+	m.Root = false
+	if r := m.leftovers(s); r.Grade != OK || !strings.Contains(r.Finding, "only root") {
+		t.Errorf("not root: %+v", r)
 	}
 }

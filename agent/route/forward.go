@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 
@@ -110,6 +111,16 @@ func (f *forwarding) ipv4() error {
 		forward = append(forward, sysctl.Setting{Key: "ipv4/conf/" + name + "/forwarding", Value: "1"})
 	}
 	return f.sysctls.Change(forward)
+}
+
+// LeftSettings lists the kernel settings that Forward changed in a process that was killed. RestoreSettings puts them back.
+func LeftSettings(notes sysctl.Notes) []string {
+	return sysctl.New(sysctlRoot, sysctl.Life(), notes, slog.New(slog.DiscardHandler)).Left()
+}
+
+// RestoreSettings puts back what LeftSettings lists. The caller holds the lock of the state folder in which the notes are.
+func RestoreSettings(notes sysctl.Notes) error {
+	return sysctl.New(sysctlRoot, sysctl.Life(), notes, slog.New(slog.DiscardHandler)).Recover()
 }
 
 const sysctlRoot = "/proc/sys/net"

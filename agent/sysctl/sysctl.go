@@ -86,6 +86,26 @@ func (k *Keeper) Recover() error {
 	return k.Restore()
 }
 
+// Left lists the settings that a process which was killed had changed and that are still as it left them, as sysctl(8) writes them.
+func (k *Keeper) Left() (out []string) {
+	if k.notes == nil {
+		return nil
+	}
+	b, err := k.notes.ReadCache(NotesFile)
+	var r record
+	if err != nil || json.Unmarshal(b, &r) != nil || r.Life != k.life {
+		return nil
+	}
+	for _, group := range r.Groups {
+		for _, c := range group {
+			if now, err := k.read(c.Key); err == nil && now == c.Set && now != c.Was {
+				out = append(out, name(c.Key)+"="+now)
+			}
+		}
+	}
+	return out
+}
+
 // Change makes settings, in order. Those that do not exist are left out: an interface may have gone. After an error nothing of this
 // call is left changed.
 func (k *Keeper) Change(settings []Setting) error {

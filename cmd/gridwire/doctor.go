@@ -53,7 +53,7 @@ It works with and without an agent, as root and not; as root it sees more. Exit 
 
 // examine runs every check. Without an agent the machine itself can still be looked at.
 func examine(ctx context.Context, g *globals) []doctor.Result {
-	s := doctor.Subject{State: g.state}
+	s := doctor.Subject{State: g.state, Socket: g.socket}
 	s.Status, s.Asked = getStatus(ctx, g)
 	results := doctor.Check(ctx, doctor.System(), s)
 	if s.Asked != nil && !errors.Is(s.Asked, api.ErrNoAgent) {
