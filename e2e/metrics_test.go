@@ -4,12 +4,16 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/e2e/lab"
@@ -31,8 +35,16 @@ func TestMetricsOverTheOverlay(t *testing.T) {
 		if strings.Contains(url, addr) {
 			h = bob
 		}
-		if page := get(h, url); !strings.Contains(page, `gridwire_peer_up{peer="bob"} 1`) {
+		page := get(h, url)
+		if !strings.Contains(page, `gridwire_peer_up{peer="bob"} 1`) {
 			t.Errorf("%s does not show the link to bob:\n%s", url, page)
+		}
+		problems, err := promlint.New(strings.NewReader(page)).Lint()
+		for _, p := range problems {
+			err = errors.Join(err, fmt.Errorf("%s: %s", p.Metric, p.Text))
+		}
+		if err != nil {
+			t.Errorf("what an agent really shows: %v", err)
 		}
 	}
 	var targets []struct {
