@@ -17,6 +17,7 @@ type Core struct {
 	peers  map[mesh.NodeID]*peer
 	byAddr map[netip.Addr]*peer
 	seq    uint32
+	looked time.Time // when Links came last
 	out    []Action
 }
 
@@ -100,6 +101,8 @@ func (c *Core) Paths() map[mesh.NodeID]Path {
 
 func (c *Core) links(all []Link, now time.Time) {
 	clear(c.byAddr)
+	trickle := uint64(now.Sub(c.looked).Seconds() * trickleRate)
+	c.looked = now
 	seen := make(map[mesh.NodeID]bool, len(all))
 	for _, l := range all {
 		seen[l.Peer] = true
@@ -117,7 +120,9 @@ func (c *Core) links(all []Link, now time.Time) {
 		case !old.Up || old.Remote != l.Remote || old.Local.Addr() != l.Local.Addr():
 			c.newPath(p, now)
 		default:
-			c.used(p, l.Sent-old.Sent, l.Heard-old.Heard, now)
+			if sent := l.Sent - old.Sent; sent >= usedBytes+trickle && sent < 1<<62 { // the second: no counters that began again
+				c.used(p, sent+l.Heard-old.Heard >= bulkBytes, now)
+			}
 		}
 	}
 	for id := range c.peers {
@@ -127,11 +132,9 @@ func (c *Core) links(all []Link, now time.Time) {
 	}
 }
 
-// used judges what a link carried since it was last looked at. Trickles do not count: an idle link must not be probed for its keepalives.
-func (c *Core) used(p *peer, sent, heard uint64, now time.Time) {
-	if sent < usedBytes || sent > 1<<62 { // the second: counters that began again
-		return
-	}
+// used does what is due for a link that carries packets. Trickles do not count: an idle link must not be probed for its keepalives, and the
+// counters may not have been looked at for long.
+func (c *Core) used(p *peer, bulk bool, now time.Time) {
 	u := &p.use
 	switch {
 	case !p.deadline.IsZero(): // busy with it
@@ -142,7 +145,7 @@ func (c *Core) used(p *peer, sent, heard uint64, now time.Time) {
 	case p.mtu < c.top && !now.Before(p.raiseAt):
 		c.begin(p, newSearch(c.top, p.mtu), now)
 	case now.Sub(u.confirmed) >= u.backoff:
-		bulk, fresh := sent+heard >= bulkBytes, u.backoff == confirmEvery
+		fresh := u.backoff == confirmEvery
 		u.backoff = min(2*u.backoff, confirmMax)
 		if bulk {
 			u.backoff = confirmEvery

@@ -148,6 +148,14 @@ func TestIdleLinkIsQuiet(t *testing.T) {
 	if !p.core.Next().IsZero() {
 		t.Error("an idle link keeps a timer running")
 	}
+	for range 10 { // looked at because another link carries something
+		p.now = p.now.Add(10 * time.Minute)
+		p.link.Sent += 7000 // 12 B/s
+		p.step(Links{[]Link{p.link}})
+	}
+	if p.probes != before {
+		t.Errorf("%d probes after long rests", p.probes-before)
+	}
 }
 
 func TestBlackHole(t *testing.T) {

@@ -32,6 +32,7 @@ const (
 	retryEvery    = 10 * time.Second       // nothing was answered, not even the smallest size
 	bulkBytes     = 16 << 10               // between two readings of the counters, a fifth of a second: bulk use
 	usedBytes     = 1000                   // sent between two readings: about one large packet, or nothing that could be lost for its size
+	trickleRate   = 20                     // bytes a second of an idle link, with a margin
 	fan           = 3                      // sizes tried at once between the largest that passed and the smallest that did not
 	probeOverhead = 48                     // IPv6 and UDP headers of a probe
 )

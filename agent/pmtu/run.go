@@ -14,10 +14,13 @@ import (
 	"github.com/gridwire/gridwire/mesh"
 )
 
-// How often the links are looked at: while packets pass, and how late the first one after a rest is seen.
+// How often the links are looked at: while packets pass; how late the first ones after a rest are seen; and how many make an end of a rest.
+// The links' own probes are fewer, and looking at all links for each of them would be a tenth of what an idle agent costs.
 const (
 	readBusy = 200 * time.Millisecond
-	readIdle = 500 * time.Millisecond
+	readIdle = 2 * time.Second
+	restFor  = 10 * time.Second
+	restEnds = 8
 )
 
 // Config is what a Runner is made of.
@@ -93,6 +96,7 @@ func (r *Runner) loop(ctx context.Context) {
 	look := time.NewTimer(readIdle)
 	defer look.Stop()
 	var passed uint64
+	var busy time.Time // when packets last passed
 	for {
 		select {
 		case <-ctx.Done():
@@ -100,13 +104,20 @@ func (r *Runner) loop(ctx context.Context) {
 		case <-r.kick:
 			r.readLinks(ctx)
 		case <-look.C:
-			p := r.cfg.Passed()
-			if p == passed {
+			p, now := r.cfg.Passed(), time.Now()
+			n := p - passed
+			passed = p
+			if n >= restEnds {
+				busy = now
+			}
+			if now.Sub(busy) > restFor {
 				look.Reset(readIdle)
 				continue
 			}
-			passed = p
 			look.Reset(readBusy)
+			if n == 0 {
+				continue
+			}
 			r.readLinks(ctx)
 		case a := <-r.answers:
 			r.step(a, time.Now())
