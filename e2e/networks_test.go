@@ -50,7 +50,7 @@ func (w *world) joinRouting(h *lab.Host, prefixes ...string) {
 
 // answers reports whether addr answers a ping of h.
 func (w *world) answers(h *lab.Host, addr string) bool {
-	_, err := h.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "1", "-W", "1", addr)
+	_, err := h.Exec(w.ctx(5*time.Second), "ping", "-n", "-c", "1", "-W", "0.3", addr)
 	return err == nil
 }
 

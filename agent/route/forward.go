@@ -85,7 +85,8 @@ func (f *forwarding) ipv6() error {
 	var accept []sysctl.Setting
 	forward := []sysctl.Setting{{Key: "ipv6/conf/all/forwarding", Value: "1"}} // which sets all others
 	for _, name := range names {
-		if name != f.iface && is(sysctlRoot+"/ipv6/conf/"+name+"/accept_ra", "1") {
+		heeded := is(sysctlRoot+"/ipv6/conf/"+name+"/accept_ra", "1") && is(sysctlRoot+"/ipv6/conf/"+name+"/forwarding", "0")
+		if name != f.iface && heeded {
 			accept = append(accept, sysctl.Setting{Key: "ipv6/conf/" + name + "/accept_ra", Value: "2"})
 		}
 		forward = append(forward, sysctl.Setting{Key: "ipv6/conf/" + name + "/forwarding", Value: "1"})

@@ -151,6 +151,8 @@ func TestForwardingKeepsRouterAdvertisements(t *testing.T) {
 	sysctlSet(t, "ipv4/conf/all/accept_redirects", "0")
 	sysctlSet(t, "ipv4/conf/eth0/forwarding", "1")
 	sysctlSet(t, "ipv6/conf/lo/accept_ra", "0")
+	nstest.Veth(t, "eth7", "eth7", h.PID(), "198.51.100.1/24")
+	sysctlSet(t, "ipv6/conf/eth7/forwarding", "1") // so its accept_ra of 1 has had no effect, and is not to get one
 	t.Cleanup(func() {
 		sysctlSet(t, "ipv4/conf/all/accept_redirects", "1")
 		sysctlSet(t, "ipv6/conf/lo/accept_ra", "1")
@@ -172,7 +174,7 @@ func TestForwardingKeepsRouterAdvertisements(t *testing.T) {
 	now := settings(t)
 	for key, want := range map[string]string{
 		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/eth0/accept_ra": "2", "ipv6/conf/default/accept_ra": "2",
-		"ipv6/conf/lo/accept_ra": "0", "ipv4/conf/gw0/forwarding": "1",
+		"ipv6/conf/lo/accept_ra": "0", "ipv6/conf/eth7/accept_ra": "1", "ipv4/conf/gw0/forwarding": "1",
 	} {
 		if now[key] != want {
 			t.Errorf("%s is %s while forwarding, want %s", key, now[key], want)
