@@ -199,7 +199,7 @@ func testHelper(t *testing.T, start helperStart) {
 	service := append(p.Wrap(), append([]string{"unshare", "-m"}, asService(t, "net_admin", "net_bind_service")...)...)
 	agent := p.startAs(service, nil, "--join", w.token("bob"))
 	w.eventually(5*time.Second, "the log says what is lacking", func() bool {
-		return strings.Contains(agent.Log(), "/etc/resolv.conf") && strings.Contains(agent.Log(), "it takes root") && strings.Contains(agent.Log(), "gridwire-resolver.sock")
+		return strings.Contains(agent.Log(), "/etc/resolv.conf") && strings.Contains(agent.Log(), "it takes root") && strings.Contains(agent.Log(), "systemctl enable --now gridwire-resolver.socket")
 	})
 	w.says("doctor", p.doctor(), "make install brings the helper")
 	if err := agent.Stop(); err != nil {

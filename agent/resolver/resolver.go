@@ -222,7 +222,7 @@ func (o *Owner) step(ctx context.Context, s **session, want *osconf.Settings, ch
 	}
 	m, herr := o.cfg.Helper(ctx)
 	if herr != nil {
-		return fmt.Errorf("%w; and the helper that may do it: %w", err, herr)
+		return fmt.Errorf("%w; and the helper that may do it is not there: %w (`make install` brings it: systemctl enable --now gridwire-resolver.socket)", err, herr)
 	}
 	*s = o.begin(ctx, m, true)
 	return o.apply(ctx, *s, want)
