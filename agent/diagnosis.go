@@ -164,6 +164,7 @@ func (n diagnoser) explain(ctx context.Context, r api.NameRequest) (*api.Explain
 	n.lookAgain(ctx, m.ID)
 	l, tale := n.links.Snapshot(ctx)[m.ID], n.story.Link(m.ID)
 	peer := peerStatus(m, l)
+	peer.MTU = n.pmtu.Paths()[m.ID].MTU
 	out := &api.Explain{
 		Peer: peer, Standing: "member", SelfNAT: string(n.reach.prober.Report().Type), PeerNAT: string(l.PeerNAT),
 		Pairs: []api.Pair{}, Changes: changes(tale.Changes),

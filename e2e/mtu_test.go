@@ -127,6 +127,9 @@ func smallUnderlay(t *testing.T, six bool) {
 	w.eventually(10*time.Second, fmt.Sprintf("both know that the path carries %d bytes", want), func() bool {
 		return w.peer(bob, "carol").MTU == want && w.peer(carol, "bob").MTU == want
 	})
+	if text := w.run(bob, "explain", "carol"); !strings.Contains(text, fmt.Sprintf("MTU              %d bytes", want)) {
+		t.Errorf("explain:\n%s", text)
+	}
 	to := w.address(bob, "carol", true)
 	route := string(must(bob.Exec(w.ctx(5*time.Second), "ip", "-6", "route", "get", to.String()))(t))
 	if !strings.Contains(route, fmt.Sprintf(" mtu %d advmss %d ", want, want-60)) {

@@ -52,6 +52,9 @@ func printExplain(w io.Writer, e *api.Explain, now time.Time) error {
 	}
 	if up {
 		fmt.Fprintf(tw, "RTT, loss\t%s, %.0f %%\n", rttText(e.Peer.RTT), e.Peer.Loss*100)
+		if e.Peer.MTU > 0 {
+			fmt.Fprintf(tw, "MTU\t%d bytes (packets inside the tunnel, as the path carries them)\n", e.Peer.MTU)
+		}
 	} else if e.LastSeen != nil {
 		fmt.Fprintf(tw, "last seen\t%s\n", e.LastSeen.Local().Format(time.DateTime))
 	}
