@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	spread     = Period / 60 // over which the members of a network send theirs
+	spread     = Period / 4  // over which a node sends its statements: a full hour is no burst
 	headStart  = Period / 12 // of the end with the smaller node ID, so that not both begin
 	retry      = Period / 12 // at first; then twice as long each time, at most a period
 	giveUp     = 24          // periods after which nobody is asked any more

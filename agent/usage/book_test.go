@@ -73,6 +73,7 @@ func TestAOneSidedLieIsExposed(t *testing.T) {
 			n.traffic(honest, liar, gib, 0.001)
 			n.run(time.Hour)
 		}
+		n.run(30 * time.Minute) // until the last hour's statements are exchanged
 		for _, e := range ends {
 			f, err := e.verify()
 			if err != nil {
