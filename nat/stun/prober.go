@@ -19,6 +19,11 @@ const (
 	firstRetry      = time.Second     // after a round that taught nothing; doubles up to the interval
 	reachLimit      = 4 * time.Second // for one reachability test
 	serversPerRound = 4               // of each family; two answers tell the type, the others replace silent ones
+
+	// A failed test does not undo a proof: probes get lost, and members send them on a budget, which a node that many join at once uses up,
+	// because each of them starts a round. So it is made again, at a pace that the budget allows (one in 5 s), before it is believed.
+	doubtFor   = 20 * time.Second
+	doubtRetry = 7 * time.Second
 )
 
 // ProberConfig is what a Prober needs.
@@ -42,6 +47,7 @@ type Prober struct {
 	trigger chan struct{}
 	current atomic.Pointer[nat.Report]
 	again   atomic.Bool // the next report is told even if it is the same
+	doubted time.Time   // since when tests of what was proven have failed; zero: they have not. Run's goroutine alone uses it.
 
 	mu       sync.Mutex // guards the rest
 	watchers map[chan nat.Report]struct{}
@@ -106,6 +112,9 @@ func (p *Prober) Run(ctx context.Context) error {
 			retry = min(2*retry, p.c.Interval)
 		} else {
 			retry = firstRetry
+		}
+		if !p.doubted.IsZero() {
+			pause = min(pause, doubtRetry)
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -187,10 +196,28 @@ func (p *Prober) round(ctx context.Context, fresh bool) {
 		mappings = append(mappings, m)
 		partly(mappings)
 	}
-	if reachable := p.reach(ctx, mappings); ctx.Err() == nil {
+	if reachable, tested := p.reach(ctx, mappings); ctx.Err() == nil {
+		if tested {
+			reachable = p.believe(reachable, mappings)
+		}
 		p.publish(p.judge(mappings, silent, reachable))
 		p.answer()
 	}
+}
+
+// believe returns what to make of a test: one that failed is doubted for a while, if there is a proof of the contrary.
+func (p *Prober) believe(reachable bool, mappings []nat.Mapping) bool {
+	switch now := p.c.Now(); {
+	case reachable || !p.wasReachable(mappings):
+		p.doubted = time.Time{}
+	case p.doubted.IsZero():
+		p.doubted, reachable = now, true
+	case now.Sub(p.doubted) < doubtFor:
+		reachable = true
+	default:
+		p.doubted = time.Time{}
+	}
+	return reachable
 }
 
 // second has one more port of the best server asked where all answers together do not tell the type.
@@ -224,10 +251,10 @@ func (p *Prober) wasReachable(mappings []nat.Mapping) bool {
 }
 
 // reach tests the best mapped address of each family. A test that could not be made leaves what was known.
-func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable bool) {
+func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable, tested bool) {
 	mapped := distinct(mappings)
 	if p.c.Reach == nil || len(mapped) == 0 {
-		return p.wasReachable(mappings)
+		return p.wasReachable(mappings), false
 	}
 	targets := mapped[:1]
 	if i := slices.IndexFunc(mapped, func(a netip.AddrPort) bool { return a.Addr().Is4() != mapped[0].Addr().Is4() }); i > 0 {
@@ -249,7 +276,6 @@ func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable b
 			results <- result{ok, err}
 		})
 	}
-	tested := false
 	for range targets {
 		r := <-results // soon, once ctx has ended
 		if r.err != nil {
@@ -259,9 +285,9 @@ func (p *Prober) reach(ctx context.Context, mappings []nat.Mapping) (reachable b
 		tested, reachable = true, reachable || r.ok
 	}
 	if !tested {
-		return p.wasReachable(mappings)
+		return p.wasReachable(mappings), false
 	}
-	return reachable
+	return reachable, true
 }
 
 // pick takes up to serversPerRound of each family, those at different hosts first: two ports of one host cannot tell an
