@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/agent/route"
 	"github.com/gridwire/gridwire/agent/workload"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/control"
@@ -90,11 +91,12 @@ func (n *node) networkChanged() {
 	n.self.nudge()
 }
 
-// ignoredInterface names interfaces that are no underlay: our own, other networks' of gridwire, and tunnels of wg-quick's kind would be
-// recursion.
+// ignoredInterface names interfaces that are no underlay: our own, which would be recursion, and those of other networks of gridwire, which
+// would be too where two machines are in the same two: each network's links would look best by way of the other's.
 func (n *node) ignoredInterface(name string) bool {
 	return name == n.cfg.Interface || name == "lo" || strings.HasPrefix(name, "docker") || strings.HasPrefix(name, "veth") ||
-		strings.HasPrefix(name, workload.InterfacePrefix(n.cfg.Interface))
+		strings.HasPrefix(name, workload.InterfacePrefix(n.cfg.Interface)) ||
+		route.Guarded(name)
 }
 
 // localAddrs are this machine's underlay addresses.

@@ -63,6 +63,23 @@ func changed(before, after []string, names ...string) (out []string) {
 	return out
 }
 
+// outlives returns what the lines about what outlives agents contain: attached workloads' interfaces, and the tables that say what those may send.
+func (p *pc) outlives(agents ...*lab.Host) []string {
+	p.w.Helper()
+	var out []string
+	for _, h := range agents {
+		table := "gridwire_" + h.Interface() + "_workloads"
+		out = append(out, attached.InterfacePrefix(h.Interface()), table)
+		rules, _ := p.Exec(p.w.ctx(5*time.Second), "nft", "-s", "list", "table", "inet", table)
+		for line := range strings.Lines(string(rules)) {
+			if line = strings.Trim(line, "\t\n {}"); line != "" {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
+}
+
 // busy is a member of everything: it has a workload, serves a device as a gateway, routes a network and has others routed to it, answers
 // names for the machine's resolver, shows its page to a browser that stays, and its metrics to somebody who keeps the connection.
 type busy struct {
@@ -72,6 +89,7 @@ type busy struct {
 	conns    []net.Conn
 	port     int // of metrics; the page has the next
 	lan, far string
+	second   bool // the machine's resolver asks another network's agent: without split DNS it can ask one only
 }
 
 func (b *busy) start(args ...string) *lab.Agent {
@@ -91,7 +109,7 @@ func (b *busy) everything(issuer *lab.Host) {
 	w.Helper()
 	w.linked(b.h, issuer, 15*time.Second)
 	w.eventually(10*time.Second, "the far network is routed to "+b.h.Label(), func() bool { return w.route(b.h, b.far).State == "active" })
-	w.eventually(10*time.Second, "the resolver asks "+b.h.Label(), func() bool { return strings.Contains(b.text("resolv.conf"), b.h.Interface()) })
+	w.eventually(10*time.Second, "the resolver asks "+b.h.Label(), func() bool { return b.second || strings.Contains(b.text("resolv.conf"), b.h.Interface()) })
 	w.eventually(10*time.Second, "the workload is up", func() bool { return w.workloads(b.h)["web"].Health == "up" })
 	if now := w.exec(b.h, "sh", "-c", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"); now != "1\n1\n" {
 		w.Errorf("%s does not forward: %q", b.h.Label(), now)
@@ -115,9 +133,9 @@ func (b *busy) everything(issuer *lab.Host) {
 }
 
 // busyMember joins h, whose machine is m, to the network of issuer.
-func (w *world) busyMember(h *lab.Host, m *lab.Machine, issuer *lab.Host, port int, lan, far, phone string) *busy {
+func (w *world) busyMember(h *lab.Host, m *lab.Machine, issuer *lab.Host, port int, lan, far, phone string, second bool) *busy {
 	w.Helper()
-	b := &busy{pc: &pc{m, w, h}, h: h, port: port, lan: lan, far: far}
+	b := &busy{pc: &pc{m, w, h}, h: h, port: port, lan: lan, far: far, second: second}
 	w.issuer = issuer
 	b.start("--join", w.token(h.Label(), "--route", lan))
 	b.web = w.namespace(h, "web-"+h.Label())
@@ -151,17 +169,8 @@ func TestEverythingInUse(t *testing.T) {
 	m := w.lanOf(bob, "192.168.77.0/24")
 	p := &pc{m, w, bob}
 	before := p.condition()
-	b := w.busyMember(bob, m, alice, 9586, "192.168.77.0/24", "198.18.7.0/24", "phone")
-	veth, table := attached.InterfacePrefix(bob.Interface()), "gridwire_"+bob.Interface()+"_workloads"
-	outlives := func() []string { // the lines of what outlives the agent
-		rules := string(must(p.Exec(w.ctx(5*time.Second), "nft", "-s", "list", "table", "inet", table))(t))
-		lines := []string{veth, table}
-		for line := range strings.Lines(rules) {
-			lines = append(lines, strings.Trim(line, "\t\n {}"))
-		}
-		return slices.DeleteFunc(lines, func(l string) bool { return l == "" })
-	}
-	if got := changed(before, p.condition(), veth, table); len(got) < 20 {
+	b := w.busyMember(bob, m, alice, 9586, "192.168.77.0/24", "198.18.7.0/24", "phone", false)
+	if got := changed(before, p.condition(), p.outlives(bob)...); len(got) < 20 {
 		t.Fatalf("all that a busy agent changes is %q: this test would see nothing", got)
 	}
 	ends := func(how string) {
@@ -173,7 +182,7 @@ func TestEverythingInUse(t *testing.T) {
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("%s: it took %v", how, took)
 		}
-		if got := changed(before, p.condition(), outlives()...); len(got) > 0 {
+		if got := changed(before, p.condition(), p.outlives(bob)...); len(got) > 0 {
 			t.Errorf("%s: the machine is not as it was:\n%s", how, strings.Join(got, "\n"))
 		}
 	}
@@ -187,12 +196,12 @@ func TestEverythingInUse(t *testing.T) {
 	b.start()
 	b.everything(alice)
 	w.agents[bob].Kill()
-	if got := changed(before, p.condition(), outlives()...); len(got) < 3 {
+	if got := changed(before, p.condition(), p.outlives(bob)...); len(got) < 3 {
 		t.Errorf("kill -9 leaves %q: doctor would have nothing to do", got)
 	}
 	w.says("doctor", p.doctor(), "a killed agent left nftables tables")
 	w.says("doctor --fix", p.doctor("--fix"), "mended")
-	if got := changed(before, p.condition(), outlives()...); len(got) > 0 {
+	if got := changed(before, p.condition(), p.outlives(bob)...); len(got) > 0 {
 		t.Errorf("kill -9, doctor --fix: the machine is not as it was:\n%s", strings.Join(got, "\n"))
 	}
 	b.start()

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
@@ -243,4 +244,33 @@ func TestForwardingThatIsOnAlreadyIsNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameSettings(t, "after Close", before)
+}
+
+// TestForwardingStaysOnWhileNeeded: two agents need it; the one that switched it on ends, and everything is off; the other one switches it on
+// again, and in the end all is as it was.
+func TestForwardingStaysOnWhileNeeded(t *testing.T) {
+	tunnel(t, "gw0")
+	tunnel(t, "gw1")
+	before := settings(t)
+	first, second := mustUp(t, config("gw0")), mustUp(t, config("gw1"))
+	forward(t, first, "routed", true)
+	forward(t, second, "workloads", true)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- second.KeepForwarding(ctx) }()
+	forward(t, first, "routed", false)
+	if settings(t)["ipv4/ip_forward"] != "0" {
+		t.Fatal("the first one did not switch it off: that says nothing")
+	}
+	eventually(t, "forwarding is on again", func() bool {
+		now := settings(t)
+		return now["ipv4/ip_forward"] == "1" && now["ipv6/conf/all/forwarding"] == "1" && now["ipv4/conf/gw1/forwarding"] == "1"
+	})
+	forward(t, second, "workloads", false)
+	time.Sleep(2 * forwardRest) // nobody needs it: it stays off
+	sameSettings(t, "after both", before)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }

@@ -143,3 +143,17 @@ func (l Left) Remove() error {
 	}
 	return nil
 }
+
+// Guarded reports whether an interface is a gridwire agent's: a TUN with a leak guard.
+func Guarded(iface string) bool {
+	link, err := netlink.LinkByName(iface)
+	if err != nil || link.Type() != "tun" && link.Type() != "tuntap" {
+		return false
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	t, err := c.ListTableOfFamily(guardTable(iface).Name, nftables.TableFamilyINet)
+	return err == nil && t != nil
+}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -123,18 +124,38 @@ func (k *Keeper) Change(settings []Setting) error {
 	if len(group) == 0 {
 		return nil
 	}
+	if k.noted(group) { // somebody else has put it all back since, as far as it is not so still
+		return k.setAll(group)
+	}
 	k.done = append(k.done, group)
 	if err := k.write(); err != nil {
 		k.done = k.done[:len(k.done)-1]
 		return err
 	}
+	if err := k.setAll(group); err != nil {
+		k.done = k.done[:len(k.done)-1]
+		return errors.Join(err, k.back(group), k.write())
+	}
+	return nil
+}
+
+func (k *Keeper) setAll(group []change) error {
 	for _, c := range group {
 		if err := k.set(c.Key, c.Set); err != nil {
-			k.done = k.done[:len(k.done)-1]
-			return errors.Join(err, k.back(group), k.write())
+			return err
 		}
 	}
 	return nil
+}
+
+// noted reports whether all of a group is in the list already, with the same value to go back to.
+func (k *Keeper) noted(group []change) bool {
+	for _, c := range group {
+		if !slices.ContainsFunc(k.done, func(g []change) bool { return slices.Contains(g, c) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // Restore puts everything back, the last group first. A setting that somebody else has changed since is left to them.

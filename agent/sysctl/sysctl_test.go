@@ -102,6 +102,27 @@ func TestChangesAreMadeAndPutBack(t *testing.T) {
 	w.ok(k.Restore())
 }
 
+// TestChangedAgain: somebody else has put back what was changed, and it is changed once more: there is nothing new to remember.
+func TestChangedAgain(t *testing.T) {
+	w := newWorld(t, "x=0", "y=1")
+	k := w.keeper("boot")
+	change := []Setting{{"x", "1"}, {"y", "1"}}
+	w.ok(k.Change(change))
+	noted := string(w.mem.data)
+	for range 3 {
+		w.set("x=0")
+		w.ok(k.Change(change))
+		w.want("x=1")
+	}
+	if string(w.mem.data) != noted {
+		t.Errorf("notes: %s, before: %s", w.mem.data, noted)
+	}
+	w.set("x=0", "y=0")
+	w.ok(k.Change(change)) // y was 1 when it was noted: this is their will
+	w.ok(k.Restore())
+	w.want("x=0", "y=0")
+}
+
 func TestANewStartPutsBackWhatAKilledOneChanged(t *testing.T) {
 	w := newWorld(t, "x=0", "gone=0")
 	w.ok(w.keeper("boot").Change([]Setting{{"x", "1"}, {"gone", "1"}})) // and is killed
