@@ -38,8 +38,14 @@ func (w *world) isp(name string) *isp {
 		w.Fatal(err)
 	}
 	for _, srv := range []*dns.Server{{PacketConn: udp, Handler: s}, {Listener: tcp, Handler: s}} {
-		done := make(chan error, 1)
+		done, started := make(chan error, 1), make(chan struct{})
+		srv.NotifyStartedFunc = func() { close(started) }
 		go func() { done <- srv.ActivateAndServe() }() // the cleanup waits for it
+		select {
+		case <-started: // before that, Shutdown does nothing, and a test that ends at once would wait for ever
+		case err := <-done:
+			w.Fatal(err)
+		}
 		w.Cleanup(func() {
 			_ = srv.Shutdown()
 			if err := <-done; err != nil {
