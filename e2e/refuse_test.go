@@ -115,6 +115,8 @@ func TestWrongWords(t *testing.T) {
 		"join", "join one two", "revoke", "revoke a b", "members extra", "issuer", "issuer add", "issuer list extra", "wait --timeout never",
 		"agent extra", "agent --listen 70000", "agent --interface much-too-long-a-name", "agent --mtu 100", "agent --log-level loud",
 		"agent --advertise nohost", "agent --metrics nowhere", "agent --page localhost", "agent --name under_score", "agent --nonsense",
+		"workload", "workload frob", "workload add", "usage frob", "usage verify", "usage --since yesterday", "gateway", "gateway maybe", "export", "export a b",
+		"export phone --extend --replace", "explain", "ping", "ping bob --count 0", "status --watch --json", "completion klingon", "help frob", "agent --resolver maybe",
 	} {
 		w.fails(h, statusUsage, []string{"gridwire: "}, strings.Fields(words)...)
 	}
@@ -126,14 +128,38 @@ func TestNoAgent(t *testing.T) {
 	h := w.public("alice")
 	for _, words := range []string{
 		"status", "members", "invite --name bob", "revoke bob", "leave", "issuer add bob", "issuer list", "issuer remove bob",
-		"ping bob", "netcheck", "explain bob",
+		"ping bob", "netcheck", "explain bob", "status --watch", "usage", "page", "export phone", "gateway on", "gateway off",
+		"workload list", "workload remove web", "workload add web --address fd00::5",
 	} {
 		w.fails(h, statusNoAgent, []string{"no agent is running", "gridwire agent"}, strings.Fields(words)...)
 	}
 	w.fails(h, statusTimeout, []string{"no agent is running"}, "wait", "--timeout", "100ms") // it may be about to start
 	w.start(h)
 	w.fails(h, statusFailure, []string{"no member of a network", "nothing to leave"}, "leave")
-	for _, words := range []string{"members", "invite --name bob", "revoke bob", "issuer add bob", "issuer list", "explain bob"} {
+	for _, words := range []string{"members", "invite --name bob", "revoke bob", "issuer add bob", "issuer list", "explain bob", "ping bob", "netcheck",
+		"usage", "export phone", "gateway on", "workload list", "workload add web --address fd00::5"} {
 		w.fails(h, statusFailure, []string{"no member of a network", "gridwire join"}, strings.Fields(words)...)
 	}
+}
+
+// TestOrdinaryUser: who may not ask the agent is told at once who may, also by what would wait, and nobody takes an agent's socket away.
+func TestOrdinaryUser(t *testing.T) {
+	w := newWorld(t, lab.Options{})
+	h := w.public("alice")
+	w.found(h)
+	for words, says := range map[string]string{
+		"status":              "as root or as a member of the group gridwire",
+		"wait --timeout 10s":  "as root or as a member of the group gridwire",
+		"export phone":        "as root or as a member of the group gridwire",
+		"init other":          "as root, or as the user that the agent runs as",
+		"agent --metrics off": "another user's agent has the control socket",
+	} {
+		start := time.Now()
+		args := append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", binary}, strings.Fields(words)...)
+		_, err := h.Exec(w.ctx(10*time.Second), "setpriv", append(args, "--state", h.State(), "--socket", h.Socket())...)
+		if err == nil || !strings.Contains(err.Error(), says) || time.Since(start) > 5*time.Second {
+			t.Errorf("%s: after %v: %v; want %q", words, time.Since(start), err, says)
+		}
+	}
+	w.run(h, "status")
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -54,7 +55,11 @@ func (s *Server) Listen() (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder of the control socket: %w", err)
 	}
-	if c, err := net.DialTimeout("unix", s.path, time.Second); err == nil {
+	c, err := net.DialTimeout("unix", s.path, time.Second)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("another user's agent has the control socket %s: run this as root, or with its own --socket, --state and --interface", s.path)
+	}
+	if err == nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("another agent answers on %s; a second network on this machine needs its own --socket, --state and --interface", s.path)
 	}

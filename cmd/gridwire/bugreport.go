@@ -80,7 +80,7 @@ func reportName(ctx context.Context, g *globals) string {
 func writePrivate(file string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".gridwire-bugreport-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("write the report: %w", err)
+		return fmt.Errorf("write the report: %w (--output says where)", err)
 	}
 	_, err = f.Write(data)
 	if cerr := f.Close(); err == nil {

@@ -14,7 +14,7 @@ import (
 
 func findPeer(st *api.Status, name string) (*api.Peer, error) {
 	if st.Network == nil {
-		return nil, fmt.Errorf("this machine is no member of a network yet")
+		return nil, fmt.Errorf("this machine is no member of a network yet: gridwire join TOKEN")
 	}
 	name = strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(name), "."), "."+st.Network.Domain)
 	for i := range st.Peers {
@@ -33,6 +33,9 @@ func pingCommand(g *globals) *cobra.Command {
 		Short: "Ping a member through the overlay and say which path the packets take",
 		Args:  exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if count < 1 || limit <= 0 {
+				return usagef("--count %d, --timeout %v: there has to be one ping at least, and time for it", count, limit)
+			}
 			st, err := getStatus(cmd.Context(), g)
 			if err != nil {
 				return err

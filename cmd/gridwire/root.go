@@ -55,7 +55,30 @@ find each other, through home routers and carriers' NATs.
 		}
 	}
 	root.AddCommand(resolverCommand(), versionCommand())
+	strictCobra(root)
 	return root
+}
+
+// strictCobra makes cobra's own two commands say what is wrong with their words, as ours do, where they would show their help.
+func strictCobra(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "completion":
+			cmd.Args = exactArgs()
+			cmd.RunE = func(*cobra.Command, []string) error {
+				return usagef("say: gridwire completion bash | fish | powershell | zsh (each with --help)")
+			}
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usagef("there is no help about %q: gridwire help lists all commands", strings.Join(args, " "))
+				}
+				return nil
+			}
+		}
+	}
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -68,6 +91,13 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == len(names) {
 			return nil
+		}
+		if len(names) == 0 && cmd.HasAvailableSubCommands() {
+			var words []string
+			for _, c := range cmd.Commands() {
+				words = append(words, c.Name())
+			}
+			return usagef("unknown command %q: %s knows %s", args[0], cmd.CommandPath(), strings.Join(words, ", "))
 		}
 		if len(names) == 0 {
 			return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -248,6 +249,10 @@ func waitUntil(ctx context.Context, g *globals, peer string, all bool) error {
 				asked = g.client().Post(ctx, "/v1/want", api.NameRequest{Name: peer}, nil) == nil
 			}
 		case ctx.Err() == nil:
+			var refused *api.Error
+			if errors.As(err, &refused) && refused.Code == api.CodeRefused {
+				return err // waiting gives nobody a permission
+			}
 			missing = err.Error()
 		}
 		select {

@@ -117,6 +117,9 @@ func (s *Store) Dir() string { return s.dir }
 // checkModes refuses state files that others may read. What has no header of ours is none of ours to judge.
 func (s *Store) checkModes() error {
 	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("the state folder %s is another user's: run this as root, or as the user that the agent runs as: %w", s.dir, err)
+	}
 	if err != nil {
 		return fmt.Errorf("reading the state folder: %w", err)
 	}
