@@ -164,7 +164,7 @@ func (f Facts) remedies() []string {
 		return []string{"check this machine's own network first: gridwire netcheck, gridwire doctor", "at least one member that strangers can reach must be running"}
 	case f.offline():
 		return []string{fmt.Sprintf("switch %s on and start gridwire there (sudo systemctl start gridwire)", peer.Name),
-			fmt.Sprintf("if it is on: run gridwire netcheck and gridwire doctor there")}
+			"if it is on: run gridwire netcheck and gridwire doctor there"}
 	case peer.NAT == nat.Blocked:
 		return []string{fmt.Sprintf("on %s: allow outgoing UDP on its network's firewall, or use another network there", peer.Name)}
 	case self.symmetric() && !peer.Reachable || peer.symmetric() && !self.Reachable:

@@ -16,9 +16,10 @@ import (
 
 const (
 	defaultInterval = 10 * time.Minute
-	firstRetry      = time.Second     // after a round that taught nothing; doubles up to the interval
-	reachLimit      = 4 * time.Second // for one reachability test
-	serversPerRound = 4               // of each family; two answers tell the type, the others replace silent ones
+	firstRetry      = time.Second             // after a round that taught nothing; doubles up to the interval
+	reachLimit      = 4 * time.Second         // for one reachability test
+	silence         = 3200 * time.Millisecond // in which nobody answers, in however many rounds: a little longer than one asks the silent (Bind)
+	serversPerRound = 4                       // of each family; two answers tell the type, the others replace silent ones
 
 	// A failed test does not undo a proof: probes get lost, and members send them on a budget, which a node that many join at once uses up,
 	// because each of them starts a round. So it is made again, at a pace that the budget allows (one in 5 s), before it is believed.
@@ -48,6 +49,8 @@ type Prober struct {
 	current atomic.Pointer[nat.Report]
 	again   atomic.Bool // the next report is told even if it is the same
 	doubted time.Time   // since when tests of what was proven have failed; zero: they have not. Run's goroutine alone uses it.
+	moved   atomic.Bool // what was asked so far says nothing of where this machine is now
+	unheard time.Time   // since when nobody has answered; zero: somebody did. Run's
 
 	mu       sync.Mutex // guards the rest
 	watchers map[chan nat.Report]struct{}
@@ -75,6 +78,14 @@ func NewProber(c ProberConfig) (*Prober, error) {
 
 // Trigger starts a round now, in place of one under way: the network changed, or there are new servers. It never blocks.
 func (p *Prober) Trigger() {
+	p.moved.Store(true)
+	p.Doubt()
+}
+
+// Doubt is Trigger for who only wonders whether all is still as it was, because a link does not answer. Links find out one after another, often
+// sooner than a round has waited for the silent; so the silence of rounds that were ended counts on, and the type does not stay what it was
+// until the last link is dead.
+func (p *Prober) Doubt() {
 	p.again.Store(true)
 	offer(p.trigger, struct{}{})
 }
@@ -178,17 +189,26 @@ func (p *Prober) round(ctx context.Context, fresh bool) {
 	}
 	var mappings []nat.Mapping
 	var silent []netip.AddrPort
-	for range servers {
+	hopeless := time.NewTimer(p.patience(len(servers) > 0))
+	defer hopeless.Stop()
+	for waiting := len(servers); waiting > 0; {
 		select {
 		case <-ctx.Done():
 			return
+		case <-hopeless.C:
+			if len(mappings) == 0 {
+				p.publish(p.judge(nil, servers, false))
+				p.answer()
+			}
 		case r := <-results:
+			waiting--
 			if r.err != nil {
 				silent = append(silent, r.server)
 				p.c.Log.Debug("member did not say where we are", "server", r.server, "error", r.err)
 				continue
 			}
 			mappings = append(mappings, r.mapping)
+			p.unheard = time.Time{}
 			partly(mappings)
 		}
 	}
@@ -218,6 +238,21 @@ func (p *Prober) believe(reachable bool, mappings []nat.Mapping) bool {
 		p.doubted = time.Time{}
 	}
 	return reachable
+}
+
+// patience is how long this round may hear nothing until that is the answer.
+func (p *Prober) patience(asking bool) time.Duration {
+	now := p.c.Now()
+	if p.moved.Swap(false) || !asking {
+		p.unheard = time.Time{}
+	}
+	if p.unheard.IsZero() && asking {
+		p.unheard = now
+	}
+	if past := now.Sub(p.unheard); asking && past >= 0 && past < silence {
+		return silence - past
+	}
+	return silence
 }
 
 // second has one more port of the best server asked where all answers together do not tell the type.
