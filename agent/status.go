@@ -135,6 +135,7 @@ func (n report) warnings(view *mesh.View) []string {
 	out = append(out, n.refusals(view)...)
 	out = append(out, n.deviceWarnings(view)...)
 	out = append(out, n.names.warning()...)
+	out = append(out, n.usageWarnings(view)...)
 	if _, leaf, _, err := n.membership.Load().Leaf(); err == nil && now.After(leaf.NotAfter) {
 		out = append(out, fmt.Sprintf("this node's certificate expired on %s and no issuer could be reached to renew it", leaf.NotAfter.Format(time.RFC3339)))
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -205,6 +207,22 @@ func (c *clock) set(now time.Time) bool {
 	step := ahead(now) - ahead(c.last)
 	c.last, c.back = now, step < -clockStep
 	return step.Abs() > clockStep
+}
+
+// usageWarnings names the members with whom this node does not agree on what their link carried.
+func (n report) usageWarnings(view *mesh.View) []string {
+	var names []string
+	for id, disputed := range n.usage.book.Disputed() {
+		if disputed {
+			names = append(names, memberName(view, id))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return []string{fmt.Sprintf("for an hour of the last day, this node's traffic counters and those of %s differ, or it refused to sign; gridwire usage, here and there, shows who says what",
+		strings.Join(names, ", "))}
 }
 
 // usageReport answers `gridwire usage`.

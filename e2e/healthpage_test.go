@@ -27,7 +27,7 @@ func TestHealthPage(t *testing.T) {
 	if got := w.curl(bob, at); !strings.Contains(got, "<title>gridwire</title>") {
 		t.Errorf("the page: %q", got)
 	}
-	if got := w.curl(bob, at+"api/state"); !strings.Contains(got, `"name":"alice"`) || !strings.Contains(got, "All links work (1)") {
+	if got := w.curl(bob, at+"api/state"); !strings.Contains(got, `"name":"alice"`) || !strings.Contains(got, "This node is fine: 1 link is up, direct.") {
 		t.Errorf("the state: %s", got)
 	}
 	if got := w.curl(bob, "--unix-socket", bob.Socket(), "http://localhost/"); !strings.Contains(got, "<title>gridwire</title>") {

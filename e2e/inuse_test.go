@@ -86,7 +86,6 @@ type busy struct {
 	*pc
 	h        *lab.Host
 	web      *lab.Namespace
-	conns    []net.Conn
 	port     int // of metrics; the page has the next
 	lan, far string
 	second   bool // the machine's resolver asks another network's agent: without split DNS it can ask one only

@@ -8,23 +8,25 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/agent/health"
 )
 
 // State is what the page shows of the moment.
 type State struct {
 	*api.Status
-	Health []Finding `json:"health"`
+	Health []health.Finding `json:"health"`
 }
 
 // Update is what has changed since the last one: peers that are new or other than before, and the IDs of those that have gone. Of
 // the rest all is sent: it is small.
 type Update struct {
-	Network  *api.Network `json:"network"`
-	Self     api.Self     `json:"self"`
-	Peers    []api.Peer   `json:"peers"`
-	Gone     []string     `json:"gone"`
-	Warnings []string     `json:"warnings"`
-	Health   []Finding    `json:"health"`
+	Network *api.Network     `json:"network"`
+	Self    api.Self         `json:"self"`
+	Peers   []api.Peer       `json:"peers"`
+	Gone    []string         `json:"gone"`
+	Routes  []api.Route      `json:"routes"`
+	Devices []api.Device     `json:"devices"`
+	Health  []health.Finding `json:"health"`
 }
 
 func (p *Page) look(ctx context.Context) (*State, error) {
@@ -32,7 +34,7 @@ func (p *Page) look(ctx context.Context) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &State{Status: st, Health: Health(st)}, nil
+	return &State{Status: st, Health: health.Findings(st, time.Now())}, nil
 }
 
 // events streams the state as server-sent events (the HTML standard, 9.2): "state" once, then "update" for each change.
@@ -86,7 +88,7 @@ type stream struct {
 const beat = 8
 
 func (s *stream) update(st *State) error {
-	u := Update{Network: st.Network, Self: st.Self, Peers: []api.Peer{}, Gone: []string{}, Warnings: st.Warnings, Health: st.Health}
+	u := Update{Network: st.Network, Self: st.Self, Peers: []api.Peer{}, Gone: []string{}, Routes: st.Routes, Devices: st.Devices, Health: st.Health}
 	rest, err := json.Marshal(u)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/api"
+	"github.com/gridwire/gridwire/agent/health"
 )
 
 type fake struct {
@@ -181,7 +182,7 @@ func TestOnlyChangesAreSent(t *testing.T) {
 	send := func() (string, Update) {
 		t.Helper()
 		w.Body.Reset()
-		if err := s.update(&State{Status: st, Health: Health(st)}); err != nil {
+		if err := s.update(&State{Status: st, Health: health.Findings(st, time.Now())}); err != nil {
 			t.Fatal(err)
 		}
 		if w.Body.Len() == 0 {
@@ -197,7 +198,7 @@ func TestOnlyChangesAreSent(t *testing.T) {
 			t.Errorf("nothing has changed, and yet: %s %v", event, u)
 		}
 	}
-	if err := s.update(&State{Status: st, Health: Health(st)}); err != nil || !strings.HasPrefix(w.Body.String(), ":") {
+	if err := s.update(&State{Status: st, Health: health.Findings(st, time.Now())}); err != nil || !strings.HasPrefix(w.Body.String(), ":") {
 		t.Errorf("no sign of life: %q %v", w.Body, err)
 	}
 	st.Peers[1].RTT = 0.5
@@ -229,37 +230,6 @@ func TestStreamsAreBounded(t *testing.T) {
 	}
 	if status, body, _ := request(t, s, "GET", "/api/events", "", nil); status != http.StatusServiceUnavailable {
 		t.Errorf("one more: %d %s", status, body)
-	}
-}
-
-func TestHealthIsSaidWorstFirst(t *testing.T) {
-	for name, c := range map[string]struct {
-		st    api.Status
-		level string
-		says  string
-	}{
-		"no member yet":  {api.Status{}, "notice", "gridwire join"},
-		"alone":          {api.Status{Network: &api.Network{}}, "notice", "gridwire invite"},
-		"all well":       {*three().st, "good", "All links work (2)"},
-		"blocked":        {api.Status{Network: &api.Network{}, Self: api.Self{NAT: "blocked"}, Peers: []api.Peer{{Name: "bob", State: "unreachable"}}}, "bad", "UDP"},
-		"one without":    {api.Status{Network: &api.Network{}, Peers: []api.Peer{{Name: "bob", State: "unreachable"}, {Name: "zoe", State: "idle"}}}, "bad", "No link to bob"},
-		"lossy":          {api.Status{Network: &api.Network{}, Peers: []api.Peer{{Name: "bob", State: "connected", Loss: 0.2}}}, "notice", "bob (20 %)"},
-		"symmetric":      {api.Status{Network: &api.Network{}, Self: api.Self{NAT: "endpoint-dependent", ListenPort: 7}, Peers: []api.Peer{{State: "connected"}}}, "notice", "--advertise ADDRESS:7"},
-		"what is warned": {api.Status{Network: &api.Network{}, Warnings: []string{"the network has one issuer; appoint another"}, Peers: []api.Peer{{State: "connected"}}}, "notice", "Appoint another"},
-	} {
-		got := Health(&c.st)
-		if len(got) == 0 || got[0].Level != c.level {
-			t.Errorf("%s: %v", name, got)
-			continue
-		}
-		if !strings.Contains(fmt.Sprint(got), c.says) {
-			t.Errorf("%s: %v does not say %q", name, got, c.says)
-		}
-		for i := 1; i < len(got); i++ {
-			if got[i-1].Level == "good" && got[i].Level != "good" {
-				t.Errorf("%s: good news come before bad: %v", name, got)
-			}
-		}
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/gridwire/gridwire/agent"
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/mesh"
-	"github.com/gridwire/gridwire/mesh/wire"
+	"github.com/gridwire/gridwire/mesh/enrol"
 )
 
 func inviteCommand(g *globals) *cobra.Command {
@@ -96,7 +96,7 @@ func joinCommand(g *globals) *cobra.Command {
 				}
 				req.Name = n
 			}
-			if _, err := wire.DecodeToken(req.Token); err != nil {
+			if err := enrol.CheckToken(req.Token); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)

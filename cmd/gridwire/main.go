@@ -16,7 +16,6 @@ import (
 
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/mesh/enrol"
-	"github.com/gridwire/gridwire/mesh/wire"
 )
 
 // The exit statuses that scripts rely on.
@@ -95,12 +94,7 @@ func exitCode(err error) int {
 
 // isRefused reports whether enrolment said no (as against: could not be reached), or the token's text alone shows that it would.
 func isRefused(err error) bool {
-	for _, fault := range []error{wire.ErrTokenTruncated, wire.ErrTokenDamaged, wire.ErrTokenNotOurs, wire.ErrTokenVersion} {
-		if errors.Is(err, fault) {
-			return true
-		}
-	}
-	return enrol.Final(err)
+	return enrol.BadToken(err) || enrol.Final(err)
 }
 
 // isCobraUsage recognises cobra's own complaints, which have no type.

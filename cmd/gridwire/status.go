@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gridwire/gridwire/agent/api"
-	"github.com/gridwire/gridwire/agent/doctor"
+	"github.com/gridwire/gridwire/agent/health"
 )
 
 func getStatus(ctx context.Context, g *globals) (*api.Status, error) {
@@ -58,7 +58,7 @@ func printStatus(w io.Writer, st *api.Status) {
 		fmt.Fprintln(w, "This machine is no member of a network yet: gridwire join TOKEN, or gridwire init NETWORK.")
 		return
 	}
-	printVerdict(w, doctor.Judge(st, time.Now()))
+	printVerdict(w, health.Judge(st, time.Now()))
 	role := ""
 	if st.Self.Issuer {
 		role = ", issuer"
@@ -85,7 +85,7 @@ func printStatus(w io.Writer, st *api.Status) {
 }
 
 // printVerdict is the line for somebody who looks once.
-func printVerdict(w io.Writer, v doctor.Verdict) {
+func printVerdict(w io.Writer, v health.Finding) {
 	printWrapped(w, v.Text)
 	if v.Remedy != "" {
 		printHanging(w, "-> ", v.Remedy)

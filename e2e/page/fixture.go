@@ -37,6 +37,17 @@ func newMesh(n int) *mesh {
 	for i := range n {
 		m.st.Peers = append(m.st.Peers, peer(r, i))
 	}
+	if n >= len(places) { // a network of some size has a phone, and a LAN behind somebody
+		heard := time.Now().Add(-time.Minute)
+		m.st.Self.Gateway = true
+		m.st.Devices = []api.Device{{
+			Name: "phone", Addresses: []string{"fd5b:3c1d:9e42:d:e:f:a:1/128", "10.88.3.1/32"}, State: "connected", LastHeard: &heard, ReceiveBytes: 3e6, TransmitBytes: 41e6, Expires: expires,
+		}}
+		m.st.Routes = []api.Route{
+			{Prefix: "192.168.40.0/24", State: "active", Via: places[0], Routers: []string{places[0], places[1]}},
+			{Prefix: "192.168.50.0/24", State: "unreachable", Routers: []string{places[3]}, Reason: "no link to hanoi"},
+		}
+	}
 	return m
 }
 
@@ -50,7 +61,7 @@ func peer(r *rand.Rand, i int) api.Peer {
 		Name: name, ID: fmt.Sprintf("id-%d", i), Addresses: []string{fmt.Sprintf("fd5b:3c1d:9e42:9:8:7:%x:1/128", i+1), fmt.Sprintf("10.88.%d.%d/32", i/250, i%250+2)},
 		Tags: []string{}, State: "connected", RTT: rtt, LastHandshake: time.Now().Add(-time.Duration(r.IntN(120)) * time.Second),
 		ReceiveBytes: r.Uint64N(4e9), TransmitBytes: r.Uint64N(4e9), TimeToConnect: 0.11, NAT: "endpoint-independent", Version: "v0.1.0",
-		Path: api.Path{Kind: "direct", Local: "203.0.113.7:51820", Remote: fmt.Sprintf("198.51.100.%d:51820", i%250+1), LocalType: "srflx", RemoteType: "srflx"},
+		MTU: 1420, Path: api.Path{Kind: "direct", Local: "203.0.113.7:51820", Remote: fmt.Sprintf("198.51.100.%d:51820", i%250+1), LocalType: "srflx", RemoteType: "srflx"},
 	}
 	switch {
 	case i%17 == 3:
@@ -59,7 +70,8 @@ func peer(r *rand.Rand, i int) api.Peer {
 	case i%17 == 6:
 		p.Path.Kind, p.Path.Via = "relay", places[0]
 	case i%11 == 4:
-		p.Loss = 0.08
+		loss, last := 0.02, time.Now().Add(-3*time.Hour)
+		p.Loss, p.LastDay = 0.08, &api.LinkDay{Minutes: 1440, Down: 119, Interruptions: 2, LastDown: &last, Loss: &loss}
 	case i%13 == 7:
 		p.State = "idle"
 	case i%5 == 2:

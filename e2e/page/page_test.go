@@ -178,6 +178,8 @@ func TestALinksLastDay(t *testing.T) {
 	if said := b.text(`document.querySelector("#detail .chart").getAttribute("aria-label")`); !strings.Contains(said, "highest") {
 		t.Errorf("a chart is read as %q", said)
 	}
+	b.until("what was in the last 24 hours, and how large packets may be", `/down for 1 h 59 min, lost in 2 different minutes.*1420 bytes/s.test(document.getElementById("detail").innerText)`)
+	b.until("the device and the networks", `document.querySelectorAll("#devices tbody tr").length === 1 && document.querySelectorAll("#routes tbody tr").length === 2 && !document.getElementById("routes").hidden`)
 	b.picture("page-link", true)
 }
 
@@ -196,6 +198,9 @@ func TestItIsLive(t *testing.T) {
 	b.do(chromedp.Click(`//button[text()="lagos"]`, chromedp.BySearch))
 	b.until("its reason is text, not HTML", `document.getElementById("detail").innerText.includes("<b>it</b> does not answer")`)
 	b.until("quito's workload has a link", `document.querySelector('#workload-rows a')?.getAttribute("href") === "http://[fd5b:3c1d:9e42:9:8:7:3:2]:8080/"`)
+	b.do(chromedp.Click(`#findings .about button`, chromedp.ByQuery))
+	b.until("a finding leads to the member it is about", `!document.getElementById("detail").hidden && document.getElementById("detail-h").textContent === document.querySelector("#findings .about button").textContent`)
+	b.do(chromedp.Click(`//button[text()="lagos"]`, chromedp.BySearch))
 	b.until("what would help", `document.getElementById("detail").innerText.includes("Forward UDP 51820")`)
 }
 

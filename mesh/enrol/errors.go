@@ -43,6 +43,17 @@ func Final(err error) bool {
 	return true
 }
 
+// CheckToken says what is wrong with a token's text, if anything. It asks nobody.
+func CheckToken(text string) error {
+	_, err := wire.DecodeToken(text)
+	return err
+}
+
+// BadToken reports whether the text of a token alone shows that it would be refused.
+func BadToken(err error) bool {
+	return errors.Is(err, wire.ErrTokenTruncated) || errors.Is(err, wire.ErrTokenDamaged) || errors.Is(err, wire.ErrTokenNotOurs) || errors.Is(err, wire.ErrTokenVersion)
+}
+
 func refuse(code wire.EnrolError, format string, args ...any) *Error {
 	return &Error{Code: code, Text: fmt.Sprintf(format, args...)}
 }

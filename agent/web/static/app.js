@@ -1,6 +1,6 @@
 // The page's one state: what the agent has said. It comes as server-sent events; every part is drawn from it.
 
-import { el, date } from "./format.js";
+import { el, date, bytes } from "./format.js";
 import { Map as Mesh } from "./map.js";
 import { Table } from "./table.js";
 import { Detail } from "./detail.js";
@@ -68,6 +68,8 @@ const take = (u, all) => {
   self = u.self;
   top(u);
   findings(u.health);
+  devices(u.devices || []);
+  routes(u.routes || []);
   workloads();
   draw();
 };
@@ -80,7 +82,7 @@ const top = (u) => {
   $("version").textContent = self.version ? `Version ${self.version}.` : "";
   $("self").replaceChildren(...[
     ["Addresses", self.addresses.map((a) => a.split("/")[0]).join("  ")], ["Interface", self.interface], ["UDP port", self.listen_port], ["NAT", self.nat],
-    ["Lets others in", self.issuer ? "yes, it is an issuer" : "no"], ["Certificate until", self.certificate_expires ? date(self.certificate_expires) : ""],
+    ["Lets others in", self.issuer ? "yes, it is an issuer" : "no"], ["Serves devices", self.gateway ? "yes, it is a gateway" : ""], ["Certificate until", self.certificate_expires ? date(self.certificate_expires) : ""],
   ].filter(([, v]) => v).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, `${v}`)]));
   $("actions").hidden = !(ask.token && self.issuer);
 };
@@ -91,8 +93,33 @@ const findings = (health) => {
   if (text === said) return; // a live region speaks at every change
   said = text;
   const levels = { good: "Good: ", notice: "Note: ", bad: "Trouble: " };
-  $("findings").replaceChildren(...health.map((f) => el("li", { class: f.level }, el("span", { class: "sr" }, levels[f.level]), f.text, ...(f.remedy ? [el("small", {}, f.remedy)] : []))));
+  $("findings").replaceChildren(...health.map((f) => el("li", { class: f.level }, el("span", { class: "sr" }, levels[f.level]), f.text,
+    ...(f.remedy ? [el("small", {}, f.remedy)] : []), ...(f.about ? [el("p", { class: "about" }, ...f.about.slice(0, 6).map(about))] : []))));
 };
+
+// about leads to a member that a sentence is about.
+const about = (name) => el("button", { onclick: () => {
+  const p = [...peers.values()].find((x) => x.name === name);
+  if (p) choose(p.id, true);
+} }, name);
+
+// rows shows a table where there is something to show, and draws it anew only when that has changed.
+const rows = (id, list, row) => {
+  const text = JSON.stringify(list);
+  if (rows[id] === text) return;
+  rows[id] = text;
+  $(id).hidden = list.length === 0;
+  $(id).querySelector("tbody").replaceChildren(...list.map((x) => el("tr", {}, ...row(x).map((c) => el("td", {}, c)))));
+};
+
+const address = (list) => el("span", { class: "mono" }, (list.at(-1) || "").split("/")[0]);
+
+// devices are phones and the like that this node serves.
+const devices = (list) => rows("devices", list, (d) => [d.name, address(d.addresses), d.state, d.last_heard ? new Date(d.last_heard).toLocaleString() : "never",
+  bytes(d.receive_bytes), bytes(d.transmit_bytes), date(d.certificate_expires)]);
+
+const ways = { own: "here", active: "used", unreachable: "no router is reached", local: "not used: this machine is on it", off: "off" };
+const routes = (list) => rows("routes", list, (r) => [el("span", { class: "mono" }, r.prefix), `${ways[r.state] || r.state}${r.reason ? `: ${r.reason}` : ""}`, r.via || "–", r.routers.join(", ")]);
 
 // workloads are links only where a browser can follow one.
 const workloads = () => {

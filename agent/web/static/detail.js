@@ -1,6 +1,6 @@
 // All about one member: how it is linked, why so, what would help, and its last day.
 
-import { el, seconds, bytes, rate, percent, ago, pathText, stateText } from "./format.js";
+import { el, seconds, bytes, rate, percent, ago, lastDay, pathText, stateText } from "./format.js";
 import { chart } from "./chart.js";
 
 const day = 24 * 3600 * 1000;
@@ -57,6 +57,7 @@ export class Detail {
       ["Ours", mono(p.path.local)],
       ["Round trip", p.rtt_seconds ? seconds(p.rtt_seconds) : ""],
       ["Loss", p.state === "connected" ? percent(p.loss_ratio) : ""],
+      ["Last 24 hours", lastDay(p.last_day)],
       ["Now", `in ${rate(p.rate?.rx || 0)}, out ${rate(p.rate?.tx || 0)}`],
     ]);
     const after = facts([
@@ -64,6 +65,7 @@ export class Detail {
       ["Traffic", `${bytes(p.receive_bytes)} received, ${bytes(p.transmit_bytes)} sent`],
       ["Last handshake", ago(p.last_handshake)],
       ["Came up in", p.time_to_connect_seconds ? seconds(p.time_to_connect_seconds) : ""],
+      ["Largest packet", p.mtu ? `${p.mtu} bytes` : ""],
       ["Its NAT", p.nat],
       ["Version", p.version],
       ["Tags", p.tags.join(", ")],

@@ -23,6 +23,16 @@ export const ago = (iso, now = Date.now()) => {
   return s < 90 ? `${s.toFixed(0)} s ago` : s < 5400 ? `${(s / 60).toFixed(0)} min ago` : s < 172800 ? `${(s / 3600).toFixed(0)} h ago` : `${(s / 86400).toFixed(0)} days ago`;
 };
 
+// lastDay tells of the trouble of the last 24 hours, as gridwire status does; nothing where there was none.
+export const lastDay = (d) => {
+  if (!d) return "";
+  const down = d.down_minutes >= 60 ? `${Math.floor(d.down_minutes / 60)} h ${d.down_minutes % 60} min` : `${d.down_minutes} min`;
+  return [
+    d.down_minutes ? `down for ${down}` : "", d.interrupted_minutes ? `lost in ${d.interrupted_minutes} different minute${d.interrupted_minutes > 1 ? "s" : ""}` : "",
+    d.last_down ? `last at ${new Date(d.last_down).toLocaleString()}` : "", d.loss_ratio >= 0.01 ? `${percent(d.loss_ratio)} of probes lost` : "",
+  ].filter(Boolean).join(", ");
+};
+
 export const date = (iso) => (iso ? new Date(iso).toLocaleDateString(undefined, { day: "numeric", month: "long", year: "numeric" }) : "–");
 
 // health sorts a peer into the kinds that the legend shows.

@@ -8,7 +8,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/gridwire/gridwire/agent/api"
-	"github.com/gridwire/gridwire/agent/doctor"
+	"github.com/gridwire/gridwire/agent/health"
 )
 
 // style is an SGR sequence (ECMA-48, 8.3.117); empty: plain. A library for these few would cost each agent 150 KiB, because it is one binary.
@@ -88,19 +88,19 @@ func (m model) headline() string {
 	case m.status == nil:
 		return "asking the agent ..."
 	}
-	v := doctor.Judge(m.status, m.at)
+	v := health.Judge(m.status, m.at)
 	text := v.Text
-	if more := "  -> " + v.Remedy; v.Remedy != "" && (v.Grade != doctor.OK || ansi.StringWidth(text+more) <= m.width) {
+	if more := "  -> " + v.Remedy; v.Remedy != "" && (v.Grade != health.Good || ansi.StringWidth(text+more) <= m.width) {
 		text += more
 	}
 	return m.level(v.Grade).and(bold).render(text)
 }
 
-func (m model) level(g doctor.Grade) style {
+func (m model) level(g health.Grade) style {
 	switch g {
-	case doctor.Bad:
+	case health.Bad:
 		return m.style.bad
-	case doctor.Warn:
+	case health.Notice:
 		return m.style.notice
 	}
 	return m.style.good
