@@ -105,7 +105,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		// Links need no workloads. Nothing is removed that the list may still name.
-		k.cfg.Log.Error("workloads are off on this node: their list cannot be read", "err", err)
+		k.cfg.Log.Error("workloads are off on this node: their list cannot be read; without a copy of it, remove the file, restart the agent and attach them again", "err", err)
 		k.why = err
 		end()
 		<-ctx.Done()
