@@ -64,7 +64,7 @@ unit: ## unit and in-process tests, with the race detector
 	CGO_ENABLED=1 $(TEST) -race -timeout 8m $$($(GO) list ./... | grep -v /e2e)
 
 e2e: build ## the real binary in network namespaces
-	$(TEST) -p 1 -count 1 -timeout 12m ./e2e/...
+	$(TEST) -p 1 -parallel 4 -count 1 -timeout 25m ./e2e/...
 
 screenshots: testtools ## the pictures of the health page in docs/pictures
 	@mkdir -p docs/pictures

@@ -13,6 +13,7 @@ import (
 // TestBlockedUDP: a network that lets no UDP through is told as what it is, on both ends, and a member that comes out of it is back by
 // itself.
 func TestBlockedUDP(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, carol := w.public("alice"), w.home("bob", home), w.home("carol", home)
 	w.mesh(alice, bob, carol)

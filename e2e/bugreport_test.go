@@ -89,6 +89,7 @@ func unpack(t *testing.T, file string) map[string][]byte {
 
 // TestBugreport: the report holds what a helper needs and no secret, though secrets lie where the report looks.
 func TestBugreport(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	w.found(alice, "--log-level", "debug")

@@ -69,6 +69,7 @@ func fakeSeconds() int64 {
 // TestBoxWithoutBattery: a member that boots in 2020 joins its mesh again. Its certificate is not valid yet by its own clock, and its
 // handshakes carry older timestamps than its peers remember, for which WireGuard ignores them.
 func TestBoxWithoutBattery(t *testing.T) {
+	t.Parallel()
 	box := fakeClock(t)
 	w := newWorld(t, lab.Options{})
 	alice, bob, carol := w.public("alice"), w.home("bob", home), w.home("carol", home)

@@ -16,6 +16,7 @@ import (
 // TestDamagedStateFiles tears and zeroes every file of a member's state, one at a time: the agent starts as the same node, or names the
 // file to restore. It never starts with another identity, and never forgets a revocation.
 func TestDamagedStateFiles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, eve := w.public("alice"), w.public("bob"), w.public("eve")
 	w.mesh(alice, bob, eve)

@@ -125,6 +125,7 @@ func (w *world) elsewhere(h *lab.Host, name, addr string) {
 // TestDevice: a telephone with nothing of ours on it is in the network by way of a gateway: it reaches every member and is reached by every
 // member, names resolve on it, a restart of the gateway costs it little, and its revocation ends it everywhere.
 func TestDevice(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, gate, bob := w.public("alice"), w.public("gate"), w.home("bob", home)
 	resolver := w.public("resolver")
@@ -246,6 +247,7 @@ func (w *world) fromOwnAddress(p *phone, member *lab.Host, from, to netip.Addr) 
 
 // TestDeviceTwoGateways: there is one configuration for each gateway, and each of them works.
 func TestDeviceTwoGateways(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, gate, shut := w.public("alice"), w.public("gate"), w.home("shut", home)
 	boxes, printer := w.farm("farm", "box")

@@ -42,6 +42,7 @@ func (w *world) lostNothing(flows []*flow) {
 // TestRetiredIssuer: the founder who admitted everybody hands over. Nobody is out, nothing is lost, and everybody gets a certificate by
 // the new issuer.
 func TestRetiredIssuer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, zoe, bob, carol, flows := orphans(w)
 	if said := w.run(alice, "issuer", "remove", "alice"); !strings.Contains(said, "alice is no issuer any more") {
@@ -69,6 +70,7 @@ func TestRetiredIssuer(t *testing.T) {
 
 // TestStolenFounder: the founder's machine is gone with the root key on it, and everybody was admitted by it. The other issuer puts it out.
 func TestStolenFounder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, zoe, bob, carol, flows := orphans(w)
 	key := w.status(alice).Self.WireGuardPublicKey

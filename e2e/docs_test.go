@@ -85,6 +85,7 @@ func blocks(t *testing.T, text string) []block {
 
 // TestEveryCommandInTheDocsIsTested: a block of commands runs here or names the test that does the same.
 func TestEveryCommandInTheDocsIsTested(t *testing.T) {
+	t.Parallel()
 	sources := map[string]string{}
 	files, _ := filepath.Glob("*_test.go")
 	for _, f := range files {
@@ -302,6 +303,7 @@ func (r *reader) compare(b block) {
 
 // TestReadmeConfigs: each configuration file in the docs is one that the agent takes.
 func TestReadmeConfigs(t *testing.T) {
+	t.Parallel()
 	tried := 0
 	for _, name := range documents {
 		for _, b := range blocks(t, page(t, name)) {
@@ -330,6 +332,7 @@ func TestReadmeConfigs(t *testing.T) {
 
 // TestMessagesInTheDocsExist: what the troubleshooting page quotes as the program's words is in its source.
 func TestMessagesInTheDocsExist(t *testing.T) {
+	t.Parallel()
 	source := programText(t)
 	quoted := 0
 	for n, line := range strings.Split(page(t, "docs/troubleshooting.md"), "\n") {
@@ -371,6 +374,7 @@ func programText(t *testing.T) string {
 
 // TestLinksInTheDocsLead: every link to a file or a heading of ours leads somewhere.
 func TestLinksInTheDocsLead(t *testing.T) {
+	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`)
 	for _, name := range documents {
 		for _, m := range link.FindAllStringSubmatch(page(t, name), -1) {

@@ -14,6 +14,7 @@ import (
 
 // TestDoctorsCommandsMend: a firewall that drops everything is named with commands, and these commands, run as they are printed, mend it.
 func TestDoctorsCommandsMend(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	w.mesh(alice, bob)

@@ -24,6 +24,7 @@ func (w *world) explain(h *lab.Host, name string) (string, api.Explain) {
 
 // TestExplain asks about one pair of each kind: what is chosen and why, and what would help where nothing works.
 func TestExplain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, sam, zoe := w.public("alice"), w.home("bob", home), w.home("sam", symmetric), w.home("zoe", symmetric)
 	r := w.router("r", home, nil)
@@ -99,6 +100,7 @@ func TestExplain(t *testing.T) {
 
 // TestNetcheck: in words and numbers for each kind of place, after a change at once, and with nobody left to ask.
 func TestNetcheck(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{IPv6: true})
 	rbob := w.router("bob-r", home, nil)
 	alice, ada, bob, sam := w.public("alice"), w.public("ada"), must(rbob.Host("bob"))(t), w.home("sam", symmetric)

@@ -18,6 +18,7 @@ func (w *world) curl(h *lab.Host, args ...string) string {
 
 // TestHealthPage looks at the page of a real agent. What a browser makes of it is tested in e2e/page.
 func TestHealthPage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	const at = "http://127.0.0.1:9587/"

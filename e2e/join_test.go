@@ -18,6 +18,7 @@ import (
 // TestFoundInviteJoin: a founder whose agent waited for init, and three ways in: agent --join, join with nobody running and the agent
 // afterwards, and join beside a running agent.
 func TestFoundInviteJoin(t *testing.T) {
+	t.Parallel()
 	for internet, prefix := range internets {
 		t.Run(internet, func(t *testing.T) { testFoundInviteJoin(t, lab.Options{Internet: prefix}) })
 	}
@@ -64,6 +65,7 @@ func testFoundInviteJoin(t *testing.T, o lab.Options) {
 
 // TestInvitationSaysTagsAndName: what was invited is what the certificate says, whatever the joiner wishes.
 func TestInvitationSaysTagsAndName(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.public("bob")
 	w.found(alice)
@@ -82,6 +84,7 @@ func TestInvitationSaysTagsAndName(t *testing.T) {
 
 // TestJoinByWayOfAnotherMember: the joiner reaches bob only, who is no issuer and passes the request on.
 func TestJoinByWayOfAnotherMember(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.public("bob")
 	w.mesh(alice, bob)
@@ -108,6 +111,7 @@ func TestJoinByWayOfAnotherMember(t *testing.T) {
 
 // TestTwoJoinersRaceForOneUse: exactly one gets in, and the other is told why not.
 func TestTwoJoinersRaceForOneUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.found(alice)
@@ -137,6 +141,7 @@ func TestTwoJoinersRaceForOneUse(t *testing.T) {
 
 // TestInvitationForThree admits three and no fourth.
 func TestInvitationForThree(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.found(alice)
@@ -149,6 +154,7 @@ func TestInvitationForThree(t *testing.T) {
 
 // TestJoinAgainIsTheSameJoin: a joiner that lost the answer asks again and gets the same certificate, at no further use.
 func TestJoinAgainIsTheSameJoin(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.public("bob")
 	w.found(alice)

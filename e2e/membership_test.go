@@ -15,6 +15,7 @@ import (
 
 // TestEverybodyIsListed, online or not, by everybody, also by who has just started and has met nobody yet.
 func TestEverybodyIsListed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.public("bob")
 	carol, dave := w.home("carol", home), w.home("dave", home)
@@ -56,6 +57,7 @@ func TestEverybodyIsListed(t *testing.T) {
 
 // TestRecordsSpreadAcrossTime: two members that were never on at the same time know of each other through a third.
 func TestRecordsSpreadAcrossTime(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, carol := w.public("alice"), w.public("bob"), w.public("carol")
 	w.mesh(alice, bob)
@@ -76,6 +78,7 @@ func TestRecordsSpreadAcrossTime(t *testing.T) {
 
 // TestLeave: a farewell that outranks what was said before, keys that are gone, and an agent that may join again.
 func TestLeave(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, carol := w.public("alice"), w.public("bob"), w.public("carol")
 	w.mesh(alice, bob, carol)
@@ -139,6 +142,7 @@ func TestLeave(t *testing.T) {
 
 // TestRootKeySurvives leaving, and founding another network where one was founded before.
 func TestRootKeySurvives(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.found(alice)
@@ -159,6 +163,7 @@ func TestRootKeySurvives(t *testing.T) {
 
 // TestIssuersOutliveTheFounder: zoe, appointed by the founder, admits, renews and revokes when the founder is dead.
 func TestIssuersOutliveTheFounder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, zoe := w.public("alice"), w.public("bob"), w.public("zoe")
 	w.found(alice, "--certificate-lifetime", "30s")

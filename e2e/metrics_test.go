@@ -21,6 +21,7 @@ import (
 
 // TestMetricsOverTheOverlay: a member scrapes another through the mesh and learns there whom else to scrape; a stranger gets nothing.
 func TestMetricsOverTheOverlay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	w.found(alice, "--metrics", "127.0.0.1:9586,overlay")
@@ -69,6 +70,7 @@ func TestMetricsOverTheOverlay(t *testing.T) {
 
 // TestCountersAndHistoryOutliveTheAgent: what was counted and seen before a restart is there after it.
 func TestCountersAndHistoryOutliveTheAgent(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	w.found(alice, "--metrics", "127.0.0.1:9586")

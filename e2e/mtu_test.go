@@ -27,6 +27,7 @@ func inside(underlay int, six bool) int {
 
 // TestPathMTU: bob's router gets a smaller uplink while bob and carol talk, and a better one by another way. With ICMP and without.
 func TestPathMTU(t *testing.T) {
+	t.Parallel()
 	for _, six := range []bool{false, true} {
 		t.Run(map[bool]string{false: "IPv4", true: "IPv6"}[six], func(t *testing.T) { pathMTU(t, six) })
 	}
@@ -104,6 +105,7 @@ func pathMTU(t *testing.T, six bool) {
 // TestSmallUnderlay: bob's own network carries 1280 bytes, less than IPv6 in WireGuard needs, and nobody says so. He joins, and workloads on
 // both sides reach each other with whatever IPv6 promises.
 func TestSmallUnderlay(t *testing.T) {
+	t.Parallel()
 	for _, six := range []bool{false, true} {
 		t.Run(map[bool]string{false: "IPv4", true: "IPv6"}[six], func(t *testing.T) { smallUnderlay(t, six) })
 	}

@@ -21,6 +21,7 @@ func (w *world) dig(h *lab.Host, args ...string) string {
 
 // TestNames: every member answers for the network's domain from what it knows itself, also alone.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	w.mesh(alice, bob)
@@ -52,6 +53,7 @@ func TestNames(t *testing.T) {
 
 // TestNamesFollowAddresses: while this machine's own networks clash with the pool, and so IPv4 is off, names are answered over IPv6 alone.
 func TestNamesFollowAddresses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.found(alice)

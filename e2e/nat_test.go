@@ -27,6 +27,7 @@ var internets = map[string]netip.Prefix{
 
 // TestPairsThatMustBeDirect joins two members behind each pair of NATs, with one public member to signal through.
 func TestPairsThatMustBeDirect(t *testing.T) {
+	t.Parallel()
 	for name, pair := range map[string][2]lab.NATConfig{
 		"port-restricted and port-restricted": {home, home},
 		"port-restricted and full cone":       {home, cone},
@@ -45,6 +46,7 @@ func TestPairsThatMustBeDirect(t *testing.T) {
 }
 
 func TestDoubleNATIsDirect(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	cgn := w.router("cgn", carrier, nil)
@@ -56,6 +58,7 @@ func TestDoubleNATIsDirect(t *testing.T) {
 }
 
 func TestSymmetricReachesPublic(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", symmetric)
 	w.mesh(alice, bob)
@@ -65,6 +68,7 @@ func TestSymmetricReachesPublic(t *testing.T) {
 // TestAcceptingRouters: conntrack on a router that accepts unsolicited packets to itself holds the tuple that its own host needs, unless
 // the first checks of both sides cross in flight. They can only where packets take time.
 func TestAcceptingRouters(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{Delay: 20 * time.Millisecond})
 	alice, bob, carol := w.public("alice"), w.home("bob", accepting), w.home("carol", accepting)
 	w.mesh(alice, bob, carol)
@@ -72,6 +76,7 @@ func TestAcceptingRouters(t *testing.T) {
 }
 
 func TestSameLANGoesOverTheSwitch(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	r := w.router("r", home, nil)
@@ -84,6 +89,7 @@ func TestSameLANGoesOverTheSwitch(t *testing.T) {
 }
 
 func TestIPv6IsUsedWhereBothHaveIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{IPv6: true})
 	alice := w.public("alice")
 	six := lab.NATConfig{Kind: lab.Symmetric, IPv6: true}
@@ -97,6 +103,7 @@ func TestIPv6IsUsedWhereBothHaveIt(t *testing.T) {
 
 // TestImpossiblePairsAreSaid: the pairs that physics keeps apart are unreachable with the reason, and everybody else is linked.
 func TestImpossiblePairsAreSaid(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, carol := w.public("alice"), w.home("bob", symmetric), w.home("carol", symmetric)
 	w.mesh(alice, bob, carol)

@@ -57,6 +57,7 @@ func (w *world) networkManager(dns string, more ...string) (p *pc, alice string,
 // TestNetworkManager: where NetworkManager writes resolv.conf, as on a Debian desktop, the agent puts itself first in it, and again when
 // NetworkManager writes it anew because the network has changed.
 func TestNetworkManager(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	p, alice, _, connection := w.networkManager("default")
 	second := w.isp("second")
@@ -91,6 +92,7 @@ func TestNetworkManager(t *testing.T) {
 
 // TestNetworkManagerDnsmasq: where NetworkManager runs dnsmasq, that is told about the network's domain, and nothing else changes.
 func TestNetworkManagerDnsmasq(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	p, alice, isp, _ := w.networkManager("dnsmasq", "dnsmasq-base")
 	p.finds(www, wwwAddr)

@@ -83,6 +83,7 @@ func (w *world) sysctls(h *lab.Host) string {
 // TestNetworkBehindMembers: a laptop in a hotel reaches a printer on a farmer's LAN, on which nothing is configured, through whichever of
 // the farmer's two boxes is there; revocation ends it; and the boxes are left as they were.
 func TestNetworkBehindMembers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	hub, laptop := w.public("hub"), w.home("laptop", home)
 	boxes, printer := w.farm("farm", "box1", "box2")
@@ -171,6 +172,7 @@ func (w *world) sameSettings(h *lab.Host, when, before string) {
 // TestTwoFarmersWithOnePrefix: each goes on reaching his own 192.168.1.0/24, and the laptop in a third one its own; they reach each other
 // through the mesh all the same.
 func TestTwoFarmersWithOnePrefix(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	hub := w.public("hub")
 	alices, alicePrinter := w.farm("alice", "alice-box")

@@ -121,6 +121,7 @@ func (w *watched) becomes(limit time.Duration, expr, label string, want map[stri
 // TestPrometheusWatchesTheMesh: a real Prometheus with the configuration that we ship finds all members through one, scrapes them over the
 // overlay, and runs our rules; it sees when a member dies; and every query of every dashboard has an answer.
 func TestPrometheusWatchesTheMesh(t *testing.T) {
+	t.Parallel()
 	w := newWatched(t)
 	w.shows(15*time.Second, `up{job="gridwire"}`, "node", map[string]float64{"alice": 1, "bob": 1, "carol": 1})
 	w.shows(10*time.Second, `gridwire_members{network="farm"}`, "node", map[string]float64{"alice": 3, "bob": 3, "carol": 3})

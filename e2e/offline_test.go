@@ -15,6 +15,7 @@ import (
 // TestOfflineBundle: a laptop joins with no issuer on, is a member like any other, and gets keys of its own at the first issuer seen: the
 // key that was carried around is revoked then.
 func TestOfflineBundle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, laptop := w.public("alice"), w.public("bob"), w.public("laptop")
 	w.mesh(alice, bob)
@@ -68,6 +69,7 @@ func TestOfflineBundle(t *testing.T) {
 
 // TestOfflineBundleUsedTwice is noticed and named where both run before any issuer is seen.
 func TestOfflineBundleUsedTwice(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, laptop, thief := w.public("alice"), w.public("bob"), w.public("laptop"), w.public("thief")
 	w.mesh(alice, bob)
@@ -85,6 +87,7 @@ func TestOfflineBundleUsedTwice(t *testing.T) {
 
 // TestLostBundle can be revoked before anybody has used it; its name is free then.
 func TestLostBundle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, finder, laptop := w.public("alice"), w.public("bob"), w.public("finder"), w.public("laptop")
 	w.mesh(alice, bob)
@@ -104,6 +107,7 @@ func TestLostBundle(t *testing.T) {
 
 // TestBadBundlesAreRefused with no issuer to ask.
 func TestBadBundlesAreRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, laptop := w.public("alice"), w.public("laptop")
 	w.found(alice)

@@ -13,6 +13,7 @@ import (
 
 // TestTokensAreRefusedByTheirFault: each bad token by the sentence that names its fault and exit status 4, in all three ways to join.
 func TestTokensAreRefusedByTheirFault(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, mallory := w.public("alice"), w.public("bob"), w.public("mallory")
 	w.found(alice)
@@ -78,6 +79,7 @@ func swapped(token string) string {
 
 // TestNamesAreRefused where they cannot be had, on the issuer before a token is handed out.
 func TestNamesAreRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.public("bob")
 	w.mesh(alice, bob)
@@ -107,6 +109,7 @@ func TestNamesAreRefused(t *testing.T) {
 
 // TestWrongWords: a mistake in the command's words ends with status 2, before anything starts or changes.
 func TestWrongWords(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	h := w.public("alice")
 	for _, words := range []string{
@@ -124,6 +127,7 @@ func TestWrongWords(t *testing.T) {
 
 // TestNoAgent: what needs a running agent says so, and how to start it, with status 3.
 func TestNoAgent(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	h := w.public("alice")
 	for _, words := range []string{

@@ -13,6 +13,7 @@ import (
 
 // TestResolvconf: with resolvconf, Debian's or openresolv, which merge what DHCP clients and others hand in, the agent hands in a record of its own.
 func TestResolvconf(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, pkg, link, start, by string }{
 		{"Debian", "resolvconf", "/run/resolvconf/resolv.conf", "mkdir -p /run/resolvconf/interface && resolvconf --enable-updates", "resolvconf"},
 		{"openresolv", "openresolv", "", "true", "resolvconf (openresolv)"},

@@ -132,6 +132,7 @@ func (w *world) withResolved() (p *pc, alice string, isp *isp) {
 // TestResolved: with systemd-resolved only the network's names come to the agent, also from clients that validate, and resolved's restart and the
 // agent's death leave nothing behind.
 func TestResolved(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	p, alice, isp := w.withResolved()
 	agent := p.start([]string{busAddress}, "--join", w.token("bob"))
@@ -181,6 +182,7 @@ func TestResolved(t *testing.T) {
 // TestResolvedByPolkit: the service is not root. The rule that `make install` brings lets it configure systemd-resolved itself; without it, it says
 // what is lacking, and the helper does it.
 func TestResolvedByPolkit(t *testing.T) {
+	t.Parallel()
 	const polkitd = "/usr/lib/polkit-1/polkitd"
 	if _, err := os.Stat(polkitd); err != nil {
 		t.Skip("no polkit here:", err)

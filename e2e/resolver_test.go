@@ -95,6 +95,7 @@ func (w *world) plain() (p *pc, alice string, isp *isp, original string) {
 
 // TestResolverPlainFile: with a resolv.conf and nothing else, all names are found, and everything is put back, however the agent ends.
 func TestResolverPlainFile(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	p, alice, isp, original := w.plain()
 	agent := p.start(nil, "--join", w.token("bob"))
@@ -145,6 +146,7 @@ func TestResolverPlainFile(t *testing.T) {
 
 // TestResolverStepsBack: a file that somebody else changes is not fought over, nor overwritten.
 func TestResolverStepsBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	p, alice, isp, _ := w.plain()
 	agent := p.start(nil, "--join", w.token("bob"))
@@ -187,6 +189,7 @@ func TestResolverStepsBack(t *testing.T) {
 // TestResolverHelper: the service is not root. Without the helper it says what is lacking; with it names are found, and the helper puts
 // everything back the moment the agent is killed.
 func TestResolverHelper(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]helperStart{"as systemd starts it": bySystemd, "by hand": byHand} {
 		t.Run(name, func(t *testing.T) { testHelper(t, start) })
 	}

@@ -78,6 +78,7 @@ func (w *world) serve(h *lab.Host, args ...string) *lab.Agent {
 
 // TestServiceNeedsNoRoot: founded by root, run by a user with the unit's two capabilities and nothing else, on a machine where IPv6 is off.
 func TestServiceNeedsNoRoot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	for _, h := range []*lab.Host{alice, bob} {
@@ -124,6 +125,7 @@ func (w *world) leaves(h *lab.Host, a *lab.Agent) {
 
 // TestServiceDoctorAndGroup: doctor finds nothing wrong, and the socket is for the group alone.
 func TestServiceDoctorAndGroup(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.stateOf(alice)
@@ -163,6 +165,7 @@ func codeOf(err error) int {
 
 // TestServiceNamesWhatItLacks: without one of its rights the agent ends with a sentence that names it.
 func TestServiceNamesWhatItLacks(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.stateOf(alice)

@@ -64,6 +64,7 @@ func (t *terminal) shows(want ...string) (text string) {
 
 // TestStatusWatch looks at the table in a terminal of 80 columns and 24 lines, and uses it.
 func TestStatusWatch(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob, carol := w.public("alice"), w.home("bob", home), w.home("carol", cone)
 	w.mesh(alice, bob, carol)
@@ -110,6 +111,7 @@ func TestStatusWatch(t *testing.T) {
 
 // TestStatusWatchInAPipe: where the output is no terminal, the plain table is printed again and again, without a single escape.
 func TestStatusWatchInAPipe(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.public("bob")
 	w.mesh(alice, bob)

@@ -118,6 +118,7 @@ func (w *world) vethsOf(h *lab.Host) []string {
 // TestWorkload: a namespace on a farmer behind NAT is part of the mesh: everybody reaches it directly with both source addresses as they
 // are, it reaches everybody, and it survives the agent. When it vanishes, so does its name.
 func TestWorkload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.home("alice", home), w.home("bob", home)
 	carol := w.public("carol")
@@ -230,6 +231,7 @@ func TestWorkload(t *testing.T) {
 
 // TestWorkloadRefused: each mistake is a clear error, and nothing is left of it.
 func TestWorkloadRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.mesh(alice)
@@ -300,6 +302,7 @@ func TestWorkloadRefused(t *testing.T) {
 // TestWorkloadIPv4: where the node's certificate authorises an IPv4 prefix, a workload has an address out of it, with the same promises; and
 // something with an address of its own behind the node, an interface of its own making, can have a name.
 func TestWorkloadIPv4(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice, bob := w.public("alice"), w.home("bob", home)
 	w.found(alice)
@@ -360,6 +363,7 @@ func TestWorkloadIPv4(t *testing.T) {
 // TestWorkloadOfService: the agent needs no more rights for workloads than for anything else, a namespace may have IPv6 off, as container
 // runtimes leave it, and when the node leaves its network nothing of its workloads stays.
 func TestWorkloadOfService(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	alice := w.public("alice")
 	w.stateOf(alice)

@@ -14,6 +14,7 @@ import (
 // TestWorkloadNames: a workload has names, everywhere in the mesh and with its member off, too; it finds those of others itself; and when it moves, or
 // goes, nobody keeps the old answer for more than 5 s, also behind the cache of systemd-resolved.
 func TestWorkloadNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, lab.Options{})
 	p, alice, _ := w.withResolved()
 	p.resolved()
