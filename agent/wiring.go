@@ -174,7 +174,7 @@ func (c carrier) Connections() []signal.Conn {
 	var out []signal.Conn
 	for _, conn := range c.Control.Connections() {
 		if conn.Proven {
-			out = append(out, signal.Conn{ID: conn.ID, RTT: conn.RTT})
+			out = append(out, signal.Conn{ID: conn.ID, RTT: conn.RTT, MinRTT: conn.MinRTT})
 		}
 	}
 	return out

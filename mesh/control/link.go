@@ -202,6 +202,7 @@ type Connection struct {
 	ID      mesh.NodeID
 	Remote  netip.AddrPort
 	RTT     time.Duration // of the last heartbeat, else as QUIC estimates it
+	MinRTT  time.Duration // the least that QUIC has seen on this path: what the way takes, and no machine's being busy
 	Proven  bool          // always: only proven connections are shown
 	Inbound bool          // the member dialled
 	Kept    bool          // this node keeps it alive with heartbeats
@@ -211,11 +212,12 @@ type Connection struct {
 
 func (l *link) connection() Connection {
 	rtt := time.Duration(l.rtt.Load())
+	smoothed, least := l.conn.RTT()
 	if rtt == 0 {
-		rtt = l.conn.RTT()
+		rtt = smoothed
 	}
 	return Connection{
-		ID: l.id, Remote: l.conn.Remote(), RTT: rtt, Proven: true, Inbound: l.conn.Inbound(),
+		ID: l.id, Remote: l.conn.Remote(), RTT: rtt, MinRTT: least, Proven: true, Inbound: l.conn.Inbound(),
 		Kept: l.kept.Load(), Since: l.conn.Since(), Boot: l.boot,
 	}
 }

@@ -155,7 +155,7 @@ func (n *node) Connections() []Conn {
 	var out []Conn
 	for way, rtt := range n.w.rtt {
 		if way[0] == n.id {
-			out = append(out, Conn{way[1], rtt})
+			out = append(out, Conn{ID: way[1], RTT: rtt})
 		}
 	}
 	return out

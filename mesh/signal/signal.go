@@ -27,8 +27,9 @@ const (
 
 // Conn is a control connection to a member, as far as signalling needs to know it.
 type Conn struct {
-	ID  mesh.NodeID
-	RTT time.Duration // 0: unknown
+	ID     mesh.NodeID
+	RTT    time.Duration // of late; 0: unknown
+	MinRTT time.Duration // the least on this path; 0: unknown
 }
 
 // Carrier moves frames over the connections that there are. Its methods are called concurrently and must return soon after their
@@ -212,12 +213,18 @@ func (s *Signal) finish(k seenKey, ok bool) {
 	s.seen.finish(k, ok)
 }
 
-// arrivalDelay is the one-way delay until now: what the frame says, and half the round trip of the connection it came on.
+// arrivalDelay is the one-way delay until now: what the frame says, and half the least round trip of the connection it came on. The newest
+// one can be several times as long, where a machine was busy; and whoever starts its checks that much later than the peer does finds a
+// router that accepts unsolicited packets holding the tuple.
 func arrivalDelay(f *wire.SignalFrame, from mesh.NodeID, conns []Conn) time.Duration {
 	d := time.Duration(f.GetDelay()) * time.Microsecond
 	for _, c := range conns {
 		if c.ID == from {
-			d += max(c.RTT, 0) / 2
+			rtt := c.RTT
+			if c.MinRTT > 0 && (rtt <= 0 || c.MinRTT < rtt) {
+				rtt = c.MinRTT
+			}
+			d += max(rtt, 0) / 2
 			break
 		}
 	}

@@ -413,3 +413,24 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The delay is what the way takes: one slow answer of a busy machine must not make it longer.
+func TestArrivalDelay(t *testing.T) {
+	from := mesh.NodeID{1}
+	for _, c := range []struct {
+		conn Conn
+		said uint32 // microseconds
+		want time.Duration
+	}{
+		{Conn{ID: from, RTT: 40 * time.Millisecond, MinRTT: 40 * time.Millisecond}, 0, 20 * time.Millisecond},
+		{Conn{ID: from, RTT: 130 * time.Millisecond, MinRTT: 40 * time.Millisecond}, 20_000, 40 * time.Millisecond},
+		{Conn{ID: from, RTT: 40 * time.Millisecond}, 0, 20 * time.Millisecond},
+		{Conn{ID: from, MinRTT: 40 * time.Millisecond}, 0, 20 * time.Millisecond},
+		{Conn{ID: from}, 5_000, 5 * time.Millisecond},
+		{Conn{ID: mesh.NodeID{2}, RTT: time.Second}, 0, 0},
+	} {
+		if got := arrivalDelay(&wire.SignalFrame{Delay: c.said}, from, []Conn{c.conn}); got != c.want {
+			t.Errorf("%+v, said %d µs: %v, want %v", c.conn, c.said, got, c.want)
+		}
+	}
+}

@@ -85,13 +85,14 @@ func (c *Conn) Remote() netip.AddrPort {
 	return c.remote
 }
 
-// RTT returns QUIC's smoothed round trip time, 0 if it has none.
-func (c *Conn) RTT() time.Duration {
+// RTT returns QUIC's smoothed round trip time, and the least one on this path; 0 if it has none.
+func (c *Conn) RTT() (smoothed, least time.Duration) {
 	var q *quic.Conn
 	if c.conn.As(&q) {
-		return q.ConnectionStats().SmoothedRTT
+		s := q.ConnectionStats()
+		return s.SmoothedRTT, s.MinRTT
 	}
-	return 0
+	return 0, 0
 }
 
 // Prove says that both sides have acknowledged each other's proof of membership.
