@@ -31,7 +31,7 @@ func (c *tap) Connect(context.Context, mesh.NodeID) error { return errors.New("n
 func FuzzHandle(f *testing.F) {
 	w := newWorld(f, "alice", "bob", "self")
 	alice, bob, self := w.nodes["alice"], w.nodes["bob"], w.nodes["self"]
-	carrier := &tap{conns: []Conn{{alice.id, time.Millisecond}, {bob.id, time.Millisecond}}}
+	carrier := &tap{conns: []Conn{{ID: alice.id, RTT: time.Millisecond}, {ID: bob.id, RTT: time.Millisecond}}}
 	delivered := 0
 	now := day0
 	s, err := New(Config{
