@@ -25,6 +25,10 @@ func watchStatus(cmd *cobra.Command, g *globals) error {
 	}
 	return watch.Run(cmd.Context(), watch.Config{
 		Status: func(ctx context.Context) (*api.Status, error) { return getStatus(ctx, g) },
+		History: func(ctx context.Context) (*api.History, error) {
+			h := &api.History{}
+			return h, g.client().Get(ctx, "/v1/history?minutes=60", h)
+		},
 		Explain: func(ctx context.Context, name string) (string, error) {
 			e := &api.Explain{}
 			if err := g.client().Post(ctx, "/v1/explain", api.NameRequest{Name: name}, e); err != nil {

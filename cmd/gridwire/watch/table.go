@@ -9,7 +9,7 @@ import (
 	"github.com/gridwire/gridwire/agent/api"
 )
 
-// kept is how many samples of a peer are kept, one a second: as many as the widest sparkline shows.
+// kept is how many samples of a peer are kept, one a second, before them one a minute: as many as the widest sparkline shows.
 const kept = 60
 
 // samples are one peer's newest, oldest first. A missing one (no RTT, the agent did not answer) is negative.
@@ -57,8 +57,11 @@ func (t *table) take(st *api.Status, at time.Time) {
 	for _, p := range st.Peers {
 		s, ok := t.known[p.ID]
 		if !ok {
-			s = &samples{rx: p.ReceiveBytes, tx: p.TransmitBytes, at: at}
+			s = &samples{}
 			t.known[p.ID] = s
+		}
+		if s.at.IsZero() {
+			s.rx, s.tx, s.at = p.ReceiveBytes, p.TransmitBytes, at
 		}
 		s.generation = t.generation
 		s.add(p, at)
@@ -69,6 +72,38 @@ func (t *table) take(st *api.Status, at time.Time) {
 		}
 	}
 	t.arrange()
+}
+
+// remember puts the last minutes before the first second, one sample for each, so that a sparkline tells something at once. Minutes of which
+// nothing is known are gaps; the one that is under way is left out.
+func (t *table) remember(h *api.History, now time.Time) {
+	if h == nil {
+		return
+	}
+	for _, l := range h.Links {
+		step := time.Duration(l.StepSeconds) * time.Second
+		if t.known[l.ID] != nil || step <= 0 {
+			continue
+		}
+		s := &samples{}
+		var last time.Time
+		for _, m := range l.Samples {
+			age := now.Sub(m.Time)
+			if age < step || age > kept*step {
+				continue
+			}
+			for at := last.Add(step); !last.IsZero() && at.Before(m.Time); at = at.Add(step) {
+				s.rtt, s.rate = push(s.rtt, -1), push(s.rate, -1)
+			}
+			rtt := -1.0
+			if m.State == "connected" && m.RTTAvg > 0 {
+				rtt = m.RTTAvg
+			}
+			s.rtt, s.rate = push(s.rtt, rtt), push(s.rate, float64(m.ReceiveBytes+m.TransmitBytes)/step.Seconds())
+			last = m.Time
+		}
+		t.known[l.ID] = s
+	}
 }
 
 func (s *samples) add(p api.Peer, at time.Time) {

@@ -23,6 +23,7 @@ import (
 // Config is what Run needs.
 type Config struct {
 	Status  func(context.Context) (*api.Status, error)
+	History func(context.Context) (*api.History, error)            // the last minutes, so that the first sight is not empty; nil: none
 	Explain func(ctx context.Context, name string) (string, error) // for people
 	In      io.Reader
 	Out     io.Writer
@@ -90,9 +91,10 @@ type tick struct{}
 
 // answered brings what the agent said.
 type answered struct {
-	status *api.Status
-	err    error
-	at     time.Time
+	status  *api.Status
+	history *api.History // with the first answer
+	err     error
+	at      time.Time
 }
 
 // explained brings the page about one peer.
@@ -105,7 +107,11 @@ func (m model) ask() tea.Msg {
 	ctx, cancel := context.WithTimeout(m.ctx, patience)
 	defer cancel()
 	st, err := m.c.Status(ctx)
-	return answered{st, err, m.c.Now()}
+	a := answered{status: st, err: err, at: m.c.Now()}
+	if err == nil && m.status == nil && m.c.History != nil {
+		a.history, _ = m.c.History(ctx) // without it, the sparklines begin now
+	}
+	return a
 }
 
 func (m model) explain(name string) tea.Cmd {
@@ -130,6 +136,7 @@ func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case answered:
 		if m.err = msg.err; msg.err == nil {
 			m.status, m.at = msg.status, msg.at
+			m.table.remember(msg.history, msg.at)
 			m.table.take(msg.status, msg.at)
 		}
 		next := tea.Tick(interval, func(time.Time) tea.Msg { return tick{} })

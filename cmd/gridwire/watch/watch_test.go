@@ -166,6 +166,34 @@ func TestThreeHundredPeersScroll(t *testing.T) {
 	}
 }
 
+// TestTheFirstSightIsNotEmpty: what the agent remembers of the last minutes comes before the first second.
+func TestTheFirstSightIsNotEmpty(t *testing.T) {
+	s := newScreen(t, 80, 24, 2)
+	began := s.now.Truncate(time.Minute)
+	minute := func(ago int, rtt float64) api.LinkSample {
+		return api.LinkSample{Time: began.Add(-time.Duration(ago) * time.Minute), State: "connected", RTTAvg: rtt, ReceiveBytes: 6000}
+	}
+	h := &api.History{Links: []api.LinkHistory{{ID: "id1", StepSeconds: 60, Samples: []api.LinkSample{minute(100, 9), minute(4, 0.002), minute(3, 0.001), minute(1, 0.001), minute(0, 9)}}}}
+	fresh := newModel(t.Context(), s.m.c)
+	fresh.c.History = func(context.Context) (*api.History, error) { return h, nil }
+	s.m = fresh
+	s.send(tea.WindowSizeMsg{Width: 80, Height: 24})
+	s.now = began.Add(30 * time.Second)
+	s.second()
+	if k := s.m.table.known["id1"]; fmt.Sprint(k.rtt) != "[0.002 0.001 -1 0.001 0.002]" || fmt.Sprint(k.rate) != "[100 100 -1 100 0]" {
+		t.Errorf("%v %v", k.rtt, k.rate)
+	}
+	s.shows("█▅ ▅█", "██ █▁")
+	s.second()
+	if k := s.m.table.known["id1"]; len(k.rtt) != 6 {
+		t.Errorf("asked for the history again: %v", k.rtt)
+	}
+	s.m.c.History = func(context.Context) (*api.History, error) { return nil, errors.New("an older agent") }
+	s.m.status = nil
+	s.second()
+	s.shows("This node is fine")
+}
+
 func TestOrders(t *testing.T) {
 	s := newScreen(t, 80, 24, 4)
 	p := s.status.Peers
