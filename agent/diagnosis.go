@@ -239,16 +239,14 @@ func (n diagnoser) lastSeen(m *mesh.Member, l links.Status, changes []story.Chan
 	if l.State == links.Connected {
 		return n.dir.Now()
 	}
-	newest := m.Updated
+	newest := seen(m, l, n.control.Skew(), n.dir.Now())
 	for _, c := range changes {
 		if c.What == string(links.Connecting) && c.At.After(newest) { // it had worked until then
 			newest = c.At
 		}
 	}
-	for _, t := range []time.Time{l.LastHandshake, l.LastHeard} {
-		if t.After(newest) {
-			newest = t
-		}
+	if l.LastHandshake.After(newest) {
+		newest = l.LastHandshake
 	}
 	return newest
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gridwire/gridwire/agent/config"
 	"github.com/gridwire/gridwire/agent/ledger"
+	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/agent/metrics"
 	"github.com/gridwire/gridwire/mesh"
 )
@@ -146,13 +147,7 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 	disputed := n.usage.book.Disputed()
 	for p := range view.Peers() {
 		row := metrics.Peer{
-			Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters, LastSeen: p.Updated, MTU: paths[p.ID].MTU,
-		}
-		if row.LastHeard.After(row.LastSeen) {
-			row.LastSeen = row.LastHeard
-		}
-		if row.LastSeen.After(now) { // by a clock that is ahead of ours
-			row.LastSeen = now
+			Name: string(p.Name), Status: table[p.ID], Traffic: n.meters.ledger.Total(ledger.PeerKey(p.ID)).Counters, LastSeen: seen(p, table[p.ID], skews, now), MTU: paths[p.ID].MTU,
 		}
 		if skew, ok := skews[p.ID]; ok {
 			row.Skew = &skew
@@ -163,6 +158,19 @@ func (n report) scrape(ctx context.Context) metrics.Snapshot {
 		s.Peers = append(s.Peers, row)
 	}
 	return s
+}
+
+// seen is a member's newest sign of life: a packet, or a record that it has signed, whose time is by its own clock. Where that is ahead and nobody
+// knows by how much, a packet counts alone: a record from the future would make a member that is off look well until then.
+func seen(m *mesh.Member, l links.Status, skews map[mesh.NodeID]time.Duration, now time.Time) time.Time {
+	signed := m.Updated.Add(-skews[m.ID])
+	if signed.After(now) && !l.LastHeard.IsZero() || l.LastHeard.After(signed) {
+		signed = l.LastHeard
+	}
+	if signed.After(now) {
+		return now
+	}
+	return signed
 }
 
 // speeds are those of the network interfaces that are up, where the kernel knows them (not of wireless and most virtual ones).

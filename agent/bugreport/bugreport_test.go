@@ -83,17 +83,18 @@ func TestEveryKeyOfTheStateFolderIsRemovedInEverySpelling(t *testing.T) {
 func TestWhatLooksLikeASecretIsRemoved(t *testing.T) {
 	r := NewRedactor(nil, false)
 	for text, want := range map[string]string{
-		"join = \"gw1ADFwEiAAJcmpzKRghbGaN\"":                             "join = \"[token removed]\"",
-		"a -----BEGIN PRIVATE KEY-----\nMC4\n-----END PRIVATE KEY----- b": "a [private key removed] b",
-		"cut off -----BEGIN PRIVATE KEY-----\nMC4":                        "cut off [private key removed]",
-		"PrivateKey = " + strings.Repeat("A", 43) + "=":                   "PrivateKey = [removed]",
-		"private_key=" + strings.Repeat("ab", 32):                         "private_key=[removed]",
-		"preshared key: " + strings.Repeat("A", 43) + "=":                 "preshared key: [removed]",
-		`Remote:{Ufrag:abcd Pwd:secretsecret Candidates:[]}`:              `Remote:{Ufrag:[removed] Pwd:[removed] Candidates:[]}`,
-		`offer:{ufrag:"abcd" pwd:"secretsecret"}`:                         `offer:{ufrag:"[removed]" pwd:"[removed]"}`,
-		`action="{ufrag:\"abcd\" pwd:\"secretsecret\"}"`:                  `action="{ufrag:\"[removed]\" pwd:\"[removed]\"}"`,
-		"gw1 is a prefix, gw10 an interface":                              "gw1 is a prefix, gw10 an interface",
-		"public key: " + strings.Repeat("A", 43) + "=":                    "public key: " + strings.Repeat("A", 43) + "=",
+		"join = \"gw1ADFwEiAAJcmpzKRghbGaN\"":                                            "join = \"[token removed]\"",
+		"a -----BEGIN PRIVATE KEY-----\nMC4\n-----END PRIVATE KEY----- b":                "a [private key removed] b",
+		"cut off -----BEGIN PRIVATE KEY-----\nMC4":                                       "cut off [private key removed]",
+		"PrivateKey = " + strings.Repeat("A", 43) + "=":                                  "PrivateKey = [removed]",
+		"private_key=" + strings.Repeat("ab", 32):                                        "private_key=[removed]",
+		"preshared key: " + strings.Repeat("A", 43) + "=":                                "preshared key: [removed]",
+		`Remote:{Ufrag:abcd Pwd:secretsecret Candidates:[]}`:                             `Remote:{Ufrag:[removed] Pwd:[removed] Candidates:[]}`,
+		`offer:{ufrag:"abcd" pwd:"secretsecret"}`:                                        `offer:{ufrag:"[removed]" pwd:"[removed]"}`,
+		`msg="isControlling? false, remoteUfrag: \"abcd\", remotePwd: \"secretsecret\""`: `msg="isControlling? false, remoteUfrag: \"[removed]\", remotePwd: \"[removed]\""`,
+		`action="{ufrag:\"abcd\" pwd:\"secretsecret\"}"`:                                 `action="{ufrag:\"[removed]\" pwd:\"[removed]\"}"`,
+		"gw1 is a prefix, gw10 an interface":                                             "gw1 is a prefix, gw10 an interface",
+		"public key: " + strings.Repeat("A", 43) + "=":                                   "public key: " + strings.Repeat("A", 43) + "=",
 	} {
 		if got := string(r.Clean([]byte(text))); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)

@@ -70,7 +70,7 @@ var looks = []struct {
 	// wg-quick's files, wg's dumps and UAPI: private_key=..., PresharedKey = ..., preshared key: ...
 	{regexp.MustCompile(`(?i)((?:private|preshared|psk|secret|seal)[ _-]?(?:key)?"?\s*[=:]\s*"?)[A-Za-z0-9+/_=-]{20,}`), "${1}[removed]"},
 	// ICE passwords (of sessions that are over) in debug lines: Pwd:..., pwd:"..."
-	{regexp.MustCompile(`(?i)\b((?:ufrag|pwd|password|passwd)\\?"?\s*[=:]\s*\\?"?)[^\s"\\,}]+`), "${1}[removed]"},
+	{regexp.MustCompile(`(?i)\b(\w*(?:ufrag|pwd|password|passwd)\\?"?\s*[=:]\s*\\?"?)[^\s"\\,}]+`), "${1}[removed]"},
 }
 
 // Clean returns text without secrets.

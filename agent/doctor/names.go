@@ -147,7 +147,7 @@ func (r Resolver) answers(ctx context.Context, status *api.Status, names *api.Na
 			return fail(out, Bad, fmt.Sprintf("%s does not answer for %s", server, self), "a firewall on this machine may drop port 53 on "+status.Self.Interface)
 		}
 	}
-	out.Grade, out.Finding = OK, fmt.Sprintf("%s answers for %s", strings.Join(names.Serving, " and "), names.Domain)
+	out.Grade, out.Finding = OK, fmt.Sprintf("of %s are answered on %s", names.Domain, strings.Join(names.Serving, " and "))
 	if len(names.LeftOut) > 0 {
 		return fail(out, Warn, out.Finding+"; left out: "+strings.Join(names.LeftOut, "; "), "")
 	}

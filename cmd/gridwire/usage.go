@@ -193,6 +193,12 @@ func (g *globals) network(ctx context.Context) string {
 }
 
 func printFindings(w io.Writer, f *api.UsageFindings, known bool) {
+	if len(f.Links) == 0 {
+		fmt.Fprintf(w, "report in %s, network %s\n\n", f.Network.Name, f.Network.ID)
+		printWrapped(w, "It holds no signed hour, so there is nothing to check: the two ends of a link sign each other's counters after each full hour (UTC). "+
+			"All else in it is the node's own word.")
+		return
+	}
 	fmt.Fprintf(w, "report of %s in %s, network %s\n", dash(string(f.Node)), f.Network.Name, f.Network.ID)
 	if !known {
 		fmt.Fprintln(w, "Compare the network's ID with the one that you know: anybody can make a network.")
