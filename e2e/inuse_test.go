@@ -88,13 +88,17 @@ type busy struct {
 	web      *lab.Namespace
 	port     int // of metrics; the page has the next
 	lan, far string
-	second   bool // the machine's resolver asks another network's agent: without split DNS it can ask one only
+	wrap     []string // what becomes the agent; nil: root, on its machine
+	second   bool     // the machine's resolver asks another network's agent: without split DNS it can ask one only
 }
 
 func (b *busy) start(args ...string) *lab.Agent {
 	b.w.Helper()
+	if b.wrap == nil {
+		b.wrap = b.Wrap()
+	}
 	args = append([]string{"--resolver", "on", "--metrics", fmt.Sprintf("127.0.0.1:%d", b.port), "--page", fmt.Sprintf("127.0.0.1:%d", b.port+1)}, args...)
-	a := must(b.h.StartAgentWith(lab.AgentConfig{Args: args, Wrap: b.Wrap()}))(b.w)
+	a := must(b.h.StartAgentWith(lab.AgentConfig{Args: args, Wrap: b.wrap}))(b.w)
 	b.w.agents[b.h] = a
 	if err := a.WaitReady(b.w.ctx(20 * time.Second)); err != nil {
 		b.w.Fatal(err)
@@ -131,12 +135,12 @@ func (b *busy) everything(issuer *lab.Host) {
 	}
 }
 
-// busyMember joins h, whose machine is m, to the network of issuer.
-func (w *world) busyMember(h *lab.Host, m *lab.Machine, issuer *lab.Host, port int, lan, far, phone string, second bool) *busy {
+// join joins the network of issuer, and uses everything.
+func (b *busy) join(issuer *lab.Host, phone string) {
+	w, h := b.w, b.h
 	w.Helper()
-	b := &busy{pc: &pc{m, w, h}, h: h, port: port, lan: lan, far: far, second: second}
 	w.issuer = issuer
-	b.start("--join", w.token(h.Label(), "--route", lan))
+	b.start("--join", w.token(h.Label(), "--route", b.lan))
 	b.web = w.namespace(h, "web-"+h.Label())
 	w.run(h, "gateway", "on")
 	w.run(h, "workload", "add", "web", "--netns", b.web.Path())
@@ -145,6 +149,13 @@ func (w *world) busyMember(h *lab.Host, m *lab.Machine, issuer *lab.Host, port i
 		return err == nil
 	})
 	b.everything(issuer)
+}
+
+// busyMember joins h, whose machine is m, to the network of issuer.
+func (w *world) busyMember(h *lab.Host, m *lab.Machine, issuer *lab.Host, port int, lan, far, phone string, second bool) *busy {
+	w.Helper()
+	b := &busy{pc: &pc{m, w, h}, h: h, port: port, lan: lan, far: far, second: second}
+	b.join(issuer, phone)
 	return b
 }
 
