@@ -138,7 +138,7 @@ func (w *world) idlers(ctx context.Context) ([]*idler, error) {
 }
 
 // rules count what a host sends by what it is, as the shared socket sorts it: WireGuard (types 1 to 4, then three zero bytes), QUIC (the
-// second bit is set), anything else. In the output hook a packet has its IP header and no Ethernet header yet.
+// second bit is set), anything else; multicast DNS, which begins with a random number, comes before. In the output hook a packet has its IP header and no Ethernet header yet.
 const rules = `
 table inet bench {
 	counter wireguard {}
@@ -148,6 +148,7 @@ table inet bench {
 		type filter hook output priority 300; policy accept;
 		oifname != "eth0" accept
 		meta l4proto != udp counter name other accept
+		udp dport 5353 counter name other accept
 		@th,64,8 1-4 @th,72,24 0 counter name wireguard accept
 		@th,65,1 1 counter name quic accept
 		counter name other
