@@ -229,7 +229,7 @@ func (n *node) run(ctx context.Context) error {
 		{"resolver", n.names.resolver.run},
 		{"workloads", n.workloads.run},
 		{"networks", n.routing.run},
-		{"forwarding", n.router.KeepForwarding},
+		{"routing", n.router.Keep},
 		{"usage", n.usage.run},
 		{"metrics", report{n}.metrics},
 	})

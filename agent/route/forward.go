@@ -1,14 +1,12 @@
 package route
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/gridwire/gridwire/agent/sysctl"
 )
@@ -30,41 +28,6 @@ func (r *Router) Forward(who string, on bool) error {
 		return fmt.Errorf("forwarding for %s: interface %s is closed", who, r.cfg.Interface)
 	}
 	return r.forwards.set(who, on)
-}
-
-// forwardRest is how long after the last change forwarding is looked at: another program may be in the middle of changing it. It bounds, too,
-// how often one that insists on the contrary is contradicted.
-const forwardRest = 500 * time.Millisecond
-
-// KeepForwarding switches forwarding on again when somebody else switches it off while it is needed, until ctx ends: another network's agent on
-// this machine does, when it was the first that needed it and ends, and so does `sysctl --system`.
-func (r *Router) KeepForwarding(ctx context.Context) error {
-	changes, err := forwardChanges(ctx)
-	if err != nil {
-		r.log.Warn("will not notice if another program switches forwarding off", "err", err)
-		<-ctx.Done()
-		return nil
-	}
-	for range changes {
-		select {
-		case <-ctx.Done():
-			continue // until the subscription has ended
-		case <-time.After(forwardRest):
-		}
-		if again, err := forwardAgain(r); again {
-			r.log.Warn("another program switched forwarding off, which this node needs; it is on again", "err", err)
-		}
-	}
-	return nil
-}
-
-func forwardAgain(r *Router) (bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed || len(r.forwards.users) == 0 || r.forwards.on() {
-		return false, nil
-	}
-	return true, r.forwards.start()
 }
 
 // forwarding is who needs it, and what was changed for them.

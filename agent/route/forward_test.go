@@ -257,7 +257,7 @@ func TestForwardingStaysOnWhileNeeded(t *testing.T) {
 	forward(t, second, "workloads", true)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- second.KeepForwarding(ctx) }()
+	go func() { done <- second.Keep(ctx) }()
 	forward(t, first, "routed", false)
 	if settings(t)["ipv4/ip_forward"] != "0" {
 		t.Fatal("the first one did not switch it off: that says nothing")
@@ -267,7 +267,7 @@ func TestForwardingStaysOnWhileNeeded(t *testing.T) {
 		return now["ipv4/ip_forward"] == "1" && now["ipv6/conf/all/forwarding"] == "1" && now["ipv4/conf/gw1/forwarding"] == "1"
 	})
 	forward(t, second, "workloads", false)
-	time.Sleep(2 * forwardRest) // nobody needs it: it stays off
+	time.Sleep(2 * keepRest) // nobody needs it: it stays off
 	sameSettings(t, "after both", before)
 	cancel()
 	if err := <-done; err != nil {

@@ -145,19 +145,26 @@ func (r limiter) ownRule(on bool) error {
 	if !on {
 		return r.removeOwnRule()
 	}
-	rule := netlink.NewRule()
-	rule.Family, rule.Priority, rule.Table, rule.IifName = netlink.FAMILY_V6, ownPreference(r.cfg.Interface), ownTable(r.cfg.Interface), "lo"
-	if err := netlink.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+	return r.addOwnRule()
+}
+
+func (r limiter) addOwnRule() error {
+	if err := netlink.RuleAdd(r.theRule()); err != nil && !errors.Is(err, unix.EEXIST) {
 		return r.fail("adding the routing rule for small paths of", err)
 	}
 	return nil
 }
 
-// removeOwnRule removes the rule, a killed process' too.
-func (r limiter) removeOwnRule() error {
+// theRule leads to the routes for this machine's own packets.
+func (r limiter) theRule() *netlink.Rule {
 	rule := netlink.NewRule()
 	rule.Family, rule.Priority, rule.Table, rule.IifName = netlink.FAMILY_V6, ownPreference(r.cfg.Interface), ownTable(r.cfg.Interface), "lo"
-	err := netlink.RuleDel(rule)
+	return rule
+}
+
+// removeOwnRule removes the rule, a killed process' too.
+func (r limiter) removeOwnRule() error {
+	err := netlink.RuleDel(r.theRule())
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil // a kernel without IPv6
 	}

@@ -48,6 +48,7 @@ type Router struct {
 	keep     bool
 	forwards forwarding
 	limits   limits
+	clamped  bool // the segment sizes of TCP are limited
 	closed   bool
 }
 
@@ -113,6 +114,8 @@ func (r *Router) up() error {
 	}
 	if err := clampMSS(r.cfg.Interface); err != nil {
 		r.log.Warn("TCP connections of workloads may stall where a path is small", "err", err)
+	} else {
+		r.clamped = true
 	}
 	if err := r.prepareIPv6(); err != nil {
 		return err

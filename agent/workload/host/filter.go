@@ -95,6 +95,18 @@ func setFilter(iface string, overlay netip.Prefix, w workload.Wiring) error {
 	return nil
 }
 
+func hasFilter(iface string) (bool, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return false, filterError(iface, err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, filterError(iface, err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == filterTable(iface).Name }), nil
+}
+
 func removeFilter(iface string) error {
 	c, err := nftables.New()
 	if err != nil {

@@ -71,7 +71,7 @@ func New(cfg Config) *Host {
 
 // Apply implements workload.Host. What they may send is settled before anything may pass.
 func (h *Host) Apply(w workload.Wiring) error {
-	news := h.applied == nil || !same(*h.applied, w)
+	news := h.applied == nil || !same(*h.applied, w) || h.flushed(w)
 	if news {
 		if err := h.arrange(w); err != nil {
 			h.applied = nil
@@ -91,6 +91,18 @@ func (h *Host) Apply(w workload.Wiring) error {
 		h.cfg.Serve(slices.Sorted(maps.Keys(w.Attached)))
 	}
 	return errors.Join(errs...)
+}
+
+// flushed reports whether another program removed what says what workloads may send, as reloading a firewall often does.
+func (h *Host) flushed(w workload.Wiring) bool {
+	if len(w.Attached)+len(w.Shared) == 0 {
+		return false
+	}
+	there, err := hasFilter(h.cfg.Interface)
+	if err == nil && !there {
+		h.cfg.Log.Warn("another program removed what says what workloads may send; it is set again")
+	}
+	return err == nil && !there
 }
 
 func same(a, b workload.Wiring) bool {
