@@ -69,7 +69,8 @@ func newBrowser(t *testing.T, width, height int, dark bool) *browser {
 	if dark {
 		scheme = "dark"
 	}
-	b.do(cdlog.Enable(), runtime.Enable(), emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
+	// A window has a least width, which is more than a phone's.
+	b.do(cdlog.Enable(), runtime.Enable(), emulation.SetDeviceMetricsOverride(int64(width), int64(height), 1, false), emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
 		{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
 	}))
 	t.Cleanup(func() {
@@ -159,7 +160,11 @@ func TestThePageAtEverySize(t *testing.T) {
 			b.do(chromedp.Navigate(url))
 			b.until("all members are in the table", fmt.Sprintf(`%s === %d && document.getElementById("live").textContent === "live"`, rows, c.members))
 			b.until("the map has them too", fmt.Sprintf(`document.querySelectorAll("#map .node").length === %d`, c.members))
-			b.until("nothing is wider than the window", `document.documentElement.scrollWidth <= window.innerWidth`)
+			b.until("nothing is wider than the window", fmt.Sprintf(`window.innerWidth === %d && document.documentElement.scrollWidth <= window.innerWidth`, c.width))
+			b.until("no name is cut off at the map's edge", `(() => {
+				const map = document.querySelector("#map svg").getBoundingClientRect();
+				return [...document.querySelectorAll("#map .node text")].every((e) => { const t = e.getBoundingClientRect(); return t.left >= map.left && t.right <= map.right && t.top >= map.top && t.bottom <= map.bottom; });
+			})()`)
 			if got := b.text(`document.getElementById("findings").innerText`); !strings.Contains(got, ".") {
 				t.Errorf("health says %q", got)
 			}

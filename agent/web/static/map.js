@@ -9,6 +9,13 @@ const rings = [[0.001, "1 ms"], [0.01, "10 ms"], [0.1, "100 ms"], [1, "1 s"]];
 // distance puts 0.1 ms at near and 1 s at far.
 const distance = (rtt) => near + (far - near) * Math.min(1, Math.max(0, (Math.log10(Math.max(rtt, 1e-4)) + 4) / 4));
 
+// place says where a member's name stands: beside it, away from the middle; above it and towards the middle where it stands at the map's edge.
+const place = (kind, r, angle) => {
+  const left = Math.cos(angle) < -0.2, right = Math.cos(angle) > 0.2, above = Math.sin(angle) < 0 ? -r - 6 : r + 15;
+  if (kind === "bad" && (left || right)) return { x: left ? -r : r, y: above, "text-anchor": left ? "start" : "end" };
+  return { x: left ? -r - 5 : right ? r + 5 : 0, y: left || right ? 4 : above, "text-anchor": left ? "end" : right ? "start" : "middle" };
+};
+
 export class Map {
   constructor(parent, choose) {
     this.choose = choose;
@@ -57,12 +64,10 @@ export class Map {
       n.group.setAttribute("class", `node ${p.id === chosen ? "chosen" : ""}`);
       n.group.setAttribute("aria-label", summary(p));
       n.group.setAttribute("aria-pressed", p.id === chosen);
-      const look = `${kind} ${r} ${p.name} ${many} ${Math.cos(angle) < -0.2}`;
+      const look = `${kind} ${r} ${p.name} ${many} ${angle}`;
       if (n.look !== look) {
         n.look = look;
-        const left = Math.cos(angle) < -0.2, right = Math.cos(angle) > 0.2;
-        const label = svg("text", { x: left ? -r - 5 : right ? r + 5 : 0, y: left || right ? 4 : Math.sin(angle) < 0 ? -r - 6 : r + 15, "text-anchor": left ? "end" : right ? "start" : "middle",
-          class: many && kind !== "bad" && kind !== "warn" || sorted.length > 120 ? "far" : "", "aria-hidden": "true" }, p.name);
+        const label = svg("text", { ...place(kind, r, angle), class: many && kind !== "bad" && kind !== "warn" || sorted.length > 120 ? "far" : "", "aria-hidden": "true" }, p.name);
         n.group.replaceChildren(svg("circle", { r: r + 6, class: "halo" }), mark(kind, r), label, svg("title", {}, ""));
       }
       n.group.lastChild.textContent = summary(p);
