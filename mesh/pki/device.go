@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -59,24 +60,15 @@ func (i *Issuer) SignDevice(key Key, root *Root, r DeviceRequest, now time.Time)
 	if err := r.check(i); err != nil {
 		return fail(err)
 	}
-	limits := windowOf(i.Cert, root.Cert)
-	notBefore := now.Add(-Backdate).UTC().Truncate(time.Second)
-	if notBefore.Before(limits.from) {
-		notBefore = limits.from
-	}
-	lifetime := r.Lifetime
-	if lifetime == 0 {
-		lifetime = DeviceLifetime
-	}
-	notAfter := earlier(now.Add(lifetime).UTC().Truncate(time.Second), limits.to)
-	if !notAfter.After(now) {
-		return fail(fmt.Errorf("a lifetime of %v ends before it begins", r.Lifetime))
+	valid, err := i.validity(root, cmp.Or(r.Lifetime, DeviceLifetime), now)
+	if err != nil {
+		return fail(err)
 	}
 	t, err := r.template(i, root.Network, now)
 	if err != nil {
 		return fail(err)
 	}
-	t.NotBefore, t.NotAfter = notBefore, notAfter
+	t.NotBefore, t.NotAfter = valid.from, valid.to
 	der, err := createX25519(t, i.Cert, r.WireGuard, key)
 	if err != nil {
 		return fail(err)

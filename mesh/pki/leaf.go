@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -58,18 +59,9 @@ func (i *Issuer) Sign(key Key, root *Root, r LeafRequest, now time.Time) ([]byte
 	if err := r.check(i, root.Network); err != nil {
 		return fail(err)
 	}
-	limits := windowOf(i.Cert, root.Cert)
-	notBefore := now.Add(-Backdate).UTC().Truncate(time.Second)
-	if notBefore.Before(limits.from) {
-		notBefore = limits.from
-	}
-	lifetime := r.Lifetime
-	if lifetime == 0 {
-		lifetime = DefaultLifetime
-	}
-	notAfter := earlier(now.Add(lifetime).UTC().Truncate(time.Second), limits.to)
-	if !notAfter.After(now) {
-		return fail(fmt.Errorf("a lifetime of %v ends before it begins", r.Lifetime))
+	valid, err := i.validity(root, cmp.Or(r.Lifetime, DefaultLifetime), now)
+	if err != nil {
+		return fail(err)
 	}
 	ext, err := marshalExtension(oidMember, r.extension(now))
 	if err != nil {
@@ -85,8 +77,8 @@ func (i *Issuer) Sign(key Key, root *Root, r LeafRequest, now time.Time) ([]byte
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{Organization: []string{string(root.Network.Name)}, CommonName: string(r.Name)},
-		NotBefore:             notBefore,
-		NotAfter:              notAfter,
+		NotBefore:             valid.from,
+		NotAfter:              valid.to,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,

@@ -203,6 +203,19 @@ func windowOf(certs ...*x509.Certificate) window {
 	return w
 }
 
+// validity is that of a certificate which i signs now for a lifetime: backdated, and within what the chain above is valid for.
+func (i *Issuer) validity(root *Root, lifetime time.Duration, now time.Time) (window, error) {
+	limits := windowOf(i.Cert, root.Cert)
+	v := window{now.Add(-Backdate).UTC().Truncate(time.Second), earlier(now.Add(lifetime).UTC().Truncate(time.Second), limits.to)}
+	if v.from.Before(limits.from) {
+		v.from = limits.from
+	}
+	if !v.to.After(now) {
+		return window{}, fmt.Errorf("a lifetime of %v ends before it begins", lifetime)
+	}
+	return v, nil
+}
+
 // check returns an error that wraps ErrNotYetValid or ErrExpired; both ends belong to the window (RFC 5280, 4.1.2.5). remedy says what
 // to do once it has expired.
 func (w window) check(whose, remedy string, now time.Time) error {
