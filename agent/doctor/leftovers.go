@@ -28,12 +28,12 @@ func (m Machine) leftovers(s Subject) Result {
 		return fail(r, Warn, "a killed agent left "+strings.Join(found.What, "; "), "gridwire doctor --fix, as root, removes it; so does the agent when it starts")
 	}
 	if err != nil && !m.Root {
-		return ok("leftovers", "of killed agents only root can see; nothing else is left")
+		return ok("leftovers", "no killed agent left anything that this user can see; only root sees nftables")
 	}
 	if err != nil {
 		return fail(r, Warn, "what killed agents left cannot be seen: "+err.Error(), "")
 	}
-	return ok("leftovers", "of killed agents there are none")
+	return ok("leftovers", "no killed agent left anything")
 }
 
 // uapiFolder is where WireGuard's tools look for the sockets of userspace implementations.
