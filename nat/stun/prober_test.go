@@ -124,7 +124,11 @@ type internet struct {
 
 func (i *internet) prober(t *testing.T) *Prober {
 	t.Helper()
-	p, err := NewProber(ProberConfig{
+	return run(t, i.config())
+}
+
+func (i *internet) config() ProberConfig {
+	return ProberConfig{
 		Servers: func() []netip.AddrPort {
 			if s := i.servers.Load(); s != nil {
 				return *s
@@ -161,7 +165,13 @@ func (i *internet) prober(t *testing.T) *Prober {
 			}
 			return i.reach.Load(), nil
 		},
-	})
+	}
+}
+
+// run runs a prober until the test ends.
+func run(t *testing.T, c ProberConfig) *Prober {
+	t.Helper()
+	p, err := NewProber(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,15 +290,16 @@ func TestProberTrigger(t *testing.T) {
 func TestTriggerEndsWhateverIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &internet{}
-		p := i.prober(t)
+		c := i.config()
 		hang := func(ctx context.Context) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		p.c.Second = func(ctx context.Context, _ netip.AddrPort) (netip.AddrPort, error) {
+		c.Second = func(ctx context.Context, _ netip.AddrPort) (netip.AddrPort, error) {
 			return netip.AddrPort{}, hang(ctx)
 		}
-		p.c.Reach = func(ctx context.Context, _ netip.AddrPort) (bool, error) { return false, hang(ctx) }
+		c.Reach = func(ctx context.Context, _ netip.AddrPort) (bool, error) { return false, hang(ctx) }
+		p := run(t, c)
 		set(&i.servers, []netip.AddrPort{ap("198.51.100.11:10")})
 		for _, mapped := range []string{"203.0.113.9:7000", "203.0.113.9:51820", "203.0.113.8:7000"} { // of the first and the last the type is not known
 			set(&i.mapped, ap(mapped))
