@@ -124,7 +124,7 @@ type internet struct {
 
 func (i *internet) prober(t *testing.T) *Prober {
 	t.Helper()
-	return run(t, i.config())
+	return runProber(t, i.config())
 }
 
 func (i *internet) config() ProberConfig {
@@ -168,8 +168,8 @@ func (i *internet) config() ProberConfig {
 	}
 }
 
-// run runs a prober until the test ends.
-func run(t *testing.T, c ProberConfig) *Prober {
+// runProber runs a prober until the test ends.
+func runProber(t *testing.T, c ProberConfig) *Prober {
 	t.Helper()
 	p, err := NewProber(c)
 	if err != nil {
@@ -299,7 +299,7 @@ func TestTriggerEndsWhateverIsWaitedFor(t *testing.T) {
 			return netip.AddrPort{}, hang(ctx)
 		}
 		c.Reach = func(ctx context.Context, _ netip.AddrPort) (bool, error) { return false, hang(ctx) }
-		p := run(t, c)
+		p := runProber(t, c)
 		set(&i.servers, []netip.AddrPort{ap("198.51.100.11:10")})
 		for _, mapped := range []string{"203.0.113.9:7000", "203.0.113.9:51820", "203.0.113.8:7000"} { // of the first and the last the type is not known
 			set(&i.mapped, ap(mapped))
