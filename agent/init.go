@@ -35,6 +35,9 @@ type InitResult struct {
 	RootKey string    // path
 }
 
+// CheckPool says why an IPv4 pool cannot be a network's.
+func CheckPool(pool netip.Prefix) error { return pki.CheckPool(pool) }
+
 // Init founds a network in the state folder. It refuses a folder that holds a membership.
 func Init(req InitRequest, now time.Time) (*InitResult, error) {
 	st, err := openToFound(req.State)

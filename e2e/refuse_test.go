@@ -113,7 +113,7 @@ func TestWrongWords(t *testing.T) {
 	w := newWorld(t, lab.Options{})
 	h := w.public("alice")
 	for _, words := range []string{
-		"frobnicate", "init", "init farm --node -bad-", "init farm --domain ..", "init farm --ipv4 8.8.8.0/24x", "init farm extra", "init farm --nodes x",
+		"frobnicate", "init", "init farm --node -bad-", "init farm --domain ..", "init farm --ipv4 8.8.8.0/24x", "init farm --ipv4 8.8.8.0/24", "init farm --ipv4 10.0.0.0/30", "init farm extra", "init farm --nodes x",
 		"invite --uses 0", "invite --expires -1h", "invite --expires soon", "invite --offline", "invite --uses 2 --name bob", "invite --name under_score",
 		"join", "join one two", "revoke", "revoke a b", "members extra", "issuer", "issuer add", "issuer list extra", "wait --timeout never",
 		"agent extra", "agent --listen 70000", "agent --interface much-too-long-a-name", "agent --mtu 100", "agent --log-level loud",

@@ -43,8 +43,8 @@ Run it with sudo: it then sees the firewall, and knows the secrets that it must 
 			}
 			now := time.Now()
 			name := "gridwire-bugreport-" + reportName(cmd.Context(), g) + "-" + now.UTC().Format("20060102-150405")
-			if file == "" {
-				file = name + ".tar.gz"
+			if info, err := os.Stat(file); file == "" || err == nil && info.IsDir() {
+				file = filepath.Join(file, name+".tar.gz")
 			}
 			var archive bytes.Buffer
 			list, err := bugreport.Write(cmd.Context(), &archive, name, reporter{g}.entries(cmd.Context()), bugreport.NewRedactor(secrets, redact), now)
@@ -63,7 +63,7 @@ Run it with sudo: it then sees the firewall, and knows the secrets that it must 
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&file, "output", "o", "", "write to this `FILE`; - is standard output (default: gridwire-bugreport-NAME-TIME.tar.gz here)")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "write to this `FILE`, or into this folder; - is standard output (default: gridwire-bugreport-NAME-TIME.tar.gz here)")
 	cmd.Flags().BoolVar(&redact, "redact-addresses", false, "replace IP and hardware addresses, too, each by a name of its own")
 	return cmd
 }

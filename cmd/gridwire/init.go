@@ -87,6 +87,9 @@ func initRequest(network, node, domain, ipv4 string) (agent.InitRequest, error) 
 			return req, fmt.Errorf("--ipv4 %q is no IPv4 prefix like 10.77.0.0/16", ipv4)
 		}
 		req.IPv4 = p.Masked()
+		if err := agent.CheckPool(req.IPv4); err != nil {
+			return req, fmt.Errorf("--ipv4: %w", err)
+		}
 	}
 	return req, nil
 }

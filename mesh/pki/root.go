@@ -116,12 +116,12 @@ func (e *rootExtension) network(key ed25519.PublicKey) (mesh.Network, error) {
 		return mesh.Network{}, fmt.Errorf("IPv4 pool: %w", err)
 	}
 	n.IPv4 = pool
-	return n, checkPool(pool)
+	return n, CheckPool(pool)
 }
 
-// checkPool says whether an IPv4 pool is one that no host on the internet has (RFC 1918, and RFC 6598 for who asks for it), and large
+// CheckPool says whether an IPv4 pool is one that no host on the internet has (RFC 1918, and RFC 6598 for who asks for it), and large
 // enough to be divided among issuers.
-func checkPool(pool netip.Prefix) error {
+func CheckPool(pool netip.Prefix) error {
 	if !pool.Addr().Is4() || mesh.IssuerIPv4Count(pool) == 0 || pool.Bits() < 8 {
 		return fmt.Errorf("IPv4 pool %v: want an IPv4 prefix between /8 and /26", pool)
 	}
