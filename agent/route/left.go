@@ -23,24 +23,24 @@ type Left struct {
 // FindLeft looks. Without CAP_NET_ADMIN the tables cannot be seen: that is an error, and what was found nevertheless is returned too.
 func FindLeft() (Left, error) {
 	var l Left
+	// Tables and rules first, and then the interfaces: what an agent makes at this moment has its interface already.
+	tables, terr := inetTables()
+	rules, err := ourRules()
+	if err != nil {
+		return l, err
+	}
 	all, err := net.Interfaces()
 	if err != nil {
 		return l, fmt.Errorf("list this machine's interfaces: %w", err)
 	}
-	l.rules, err = leftRules(all)
-	if err != nil {
-		return l, err
-	}
-	c, err := nftables.New()
-	if err != nil {
-		return l, fmt.Errorf("list nftables: %w", err)
-	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if errors.Is(err, unix.EPERM) {
-		return l, fmt.Errorf("list nftables: %s: %w", needNetAdmin, err)
-	}
-	if err != nil {
-		return l, fmt.Errorf("list nftables: %w", err)
+	for _, rule := range rules {
+		used := func(i net.Interface) bool {
+			first := rulePreference(i.Name)
+			return rule.Priority == first || rule.Priority == first+1 || rule.Priority == ownPreference(i.Name)
+		}
+		if !slices.ContainsFunc(all, used) {
+			l.rules = append(l.rules, rule)
+		}
 	}
 	alive := func(i net.Interface, table string) bool {
 		return table == guardTable(i.Name).Name || table == mssTable(i.Name).Name
@@ -51,12 +51,26 @@ func FindLeft() (Left, error) {
 			l.tables = append(l.tables, t)
 		}
 	}
-	return l, nil
+	return l, terr
 }
 
-// leftRules recognises our rules by what their numbers say of each other, whatever the interface was called.
-func leftRules(all []net.Interface) ([]*netlink.Rule, error) {
-	var out []*netlink.Rule
+func inetTables() ([]*nftables.Table, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("list nftables: %s: %w", needNetAdmin, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	return tables, nil
+}
+
+// ourRules recognises our rules by what their numbers say of each other, whatever the interface was called.
+func ourRules() (out []*netlink.Rule, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		rules, err := netlink.RuleList(family)
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -66,11 +80,7 @@ func leftRules(all []net.Interface) ([]*netlink.Rule, error) {
 			return out, fmt.Errorf("list routing rules: %w", err)
 		}
 		for _, rule := range rules {
-			used := func(i net.Interface) bool {
-				first := rulePreference(i.Name)
-				return rule.Priority == first || rule.Priority == first+1 || rule.Priority == ownPreference(i.Name)
-			}
-			if ownKind(rule, rules) && !slices.ContainsFunc(all, used) {
+			if ownKind(rule, rules) {
 				rule.Family = family
 				out = append(out, &rule)
 			}

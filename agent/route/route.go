@@ -98,6 +98,10 @@ func (r *Router) up() error {
 	if err := r.forwards.sysctls.Recover(); err != nil {
 		r.log.Warn("could not put back kernel settings that an earlier agent had changed", "err", err)
 	}
+	// Of other interfaces, too: a killed agent may have had another one. What it left of ours is replaced below.
+	if left, err := FindLeft(); err == nil && len(left.What()) > 0 {
+		r.log.Info("removing what a killed agent left", "what", left.What(), "err", left.Remove())
+	}
 	off, err := r.clash()
 	if err != nil {
 		return err
