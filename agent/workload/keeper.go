@@ -120,6 +120,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
+		look := tick.C
+		if len(c.items)+len(c.pending) == 0 && !k.applied {
+			look = nil // most machines have no workloads, and need not wake up for them
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -127,7 +131,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			ask(c)
 			continue
 		case <-news:
-		case <-tick.C:
+		case <-look:
 			for _, i := range c.overdue(k.cfg.Now()) {
 				k.drop(i.Interface)
 			}
