@@ -32,7 +32,7 @@ func (c roaming) networkChanged(now time.Time) {
 //
 // And where there was another mapped address before, the router has a new one, so the links that go through it are in doubt.
 func (c roaming) natChanged(r nat.Report, now time.Time) {
-	before := c.nat.Mapped
+	before, cut := c.nat.Mapped, r.Type == nat.Blocked && c.nat.Type != nat.Blocked
 	c.nat = r
 	if len(r.Mapped) > 0 {
 		c.natPending = false
@@ -42,6 +42,9 @@ func (c roaming) natChanged(r nat.Report, now time.Time) {
 		fresh = false
 	}
 	for _, l := range c.links {
+		if cut && l.up { // nobody answers: what is at rest would be found dead within 25 s only, and be said to be well until then
+			c.life().doubt(l, now)
+		}
 		switch {
 		case l.ice.phase == iceHeld:
 			if !c.natPending {

@@ -107,6 +107,26 @@ func TestMappedAddressThatComesLateStartsTheLinkAnew(t *testing.T) {
 	}
 }
 
+// Nobody answers this node any more: links at rest are looked at now, once, and stay where they answer.
+func TestSilenceOfAllPutsLinksInDoubt(t *testing.T) {
+	s := newSim(t)
+	a, b := s.add(1, behindNAT), s.add(5, behindNAT)
+	s.start(a, b)
+	s.until(time.Second, "up", s.bothUp(a, b))
+	s.run(5 * time.Second)
+	before := s.probes
+	for range 2 { // the second says nothing new
+		s.step(a, NATChanged{nat.Report{Type: nat.Blocked}})
+		s.run(2 * time.Second)
+		if got := s.probes - before; got != 1 {
+			t.Errorf("%d probes, want 1", got)
+		}
+	}
+	if !s.bothUp(a, b)() {
+		t.Error("a link that answers is lost")
+	}
+}
+
 // The address changes after a session was begun and before it is described.
 func TestAddressThatChangesWhileASessionBegins(t *testing.T) {
 	for _, first := range []byte{1, 9} {
