@@ -171,6 +171,9 @@ func (c *Control) Run(ctx context.Context) error {
 // errStopped is why connections end when the agent stops.
 var errStopped = errors.New("the control plane stops")
 
+// errMoved is why a connection was closed whose proof was under way when the network changed.
+var errMoved = errors.New("the network changed before it was proven")
+
 func (c *Control) known(id mesh.NodeID) bool {
 	_, ok := c.cfg.Directory.View().Member(id)
 	return ok && id != c.host.ID()

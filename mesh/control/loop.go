@@ -175,6 +175,7 @@ func (o *owner) handle(ev any) {
 	case evNetwork:
 		o.network(e.links)
 		o.membersAt = now
+		o.c.host.CloseUnproven(o.c.known, errMoved)
 		o.step(policy.NetworkChanged{}, now)
 		for _, l := range o.links {
 			l.check()

@@ -57,6 +57,24 @@ func (h *Host) Dial(ctx context.Context, id mesh.NodeID, addrs []netip.AddrPort)
 	return c, nil
 }
 
+// CloseUnproven closes the connections that are not proven, to those that match names. Dial would return them instead of dialling anew, and
+// after a change of the network their proof may never arrive: it would be waited for.
+func (h *Host) CloseUnproven(match func(mesh.NodeID) bool, reason error) {
+	h.mu.Lock()
+	var old []*Conn
+	for _, c := range h.conns {
+		if !c.IsProven() && c.ctx.Err() == nil && c.Enrolling() == 0 {
+			old = append(old, c)
+		}
+	}
+	h.mu.Unlock()
+	for _, c := range old {
+		if match(c.id) {
+			c.Close(reason)
+		}
+	}
+}
+
 // live returns a connection to id, a proven one if there is any.
 func (h *Host) live(id mesh.NodeID) *Conn {
 	h.mu.Lock()

@@ -15,6 +15,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/goleak"
+
+	"github.com/gridwire/gridwire/mesh"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -108,6 +110,36 @@ func TestRealSockets(t *testing.T) {
 	case <-there.Context().Done():
 	case <-ctx.Done():
 		t.Error("the other side does not hear of the end")
+	}
+}
+
+// After a change of the network a connection whose proof is under way is of no use, and stands in the way of a new one.
+func TestCloseUnproven(t *testing.T) {
+	a, b, c := udpHost(t, nil), udpHost(t, nil), udpHost(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	dial := func(h *Host) *Conn {
+		t.Helper()
+		conn, err := a.Dial(ctx, h.ID(), loopback(h)[:1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	unproven, stranger := dial(b), dial(c)
+	why := errors.New("moved")
+	a.CloseUnproven(func(id mesh.NodeID) bool { return id == b.ID() }, why)
+	if !errors.Is(context.Cause(unproven.Context()), why) || stranger.Context().Err() != nil {
+		t.Errorf("of the member: %v, of the stranger: %v", context.Cause(unproven.Context()), stranger.Context().Err())
+	}
+	proven := dial(b)
+	if proven == unproven {
+		t.Fatal("the closed connection was given again")
+	}
+	proven.Prove()
+	a.CloseUnproven(func(mesh.NodeID) bool { return true }, why)
+	if proven.Context().Err() != nil || stranger.Context().Err() == nil {
+		t.Errorf("proven: %v, unproven: %v", proven.Context().Err(), stranger.Context().Err())
 	}
 }
 
