@@ -54,6 +54,7 @@ type Runner struct {
 	cost     cost
 	reading  reading
 	wg       sync.WaitGroup
+	ended    chan struct{} // closed when Run has ended
 }
 
 type session struct {
@@ -63,7 +64,7 @@ type session struct {
 
 // New starts nothing.
 func New(cfg Config) *Runner {
-	return &Runner{cfg: cfg, mail: newMailbox(), sessions: map[mesh.NodeID]session{}, byAddr: map[netip.Addr]mesh.NodeID{}}
+	return &Runner{cfg: cfg, mail: newMailbox(), sessions: map[mesh.NodeID]session{}, byAddr: map[netip.Addr]mesh.NodeID{}, ended: make(chan struct{})}
 }
 
 // Post hands an event to the owner. It never blocks.
@@ -89,6 +90,8 @@ func (r *Runner) snapshot(ctx context.Context, fresh bool) map[mesh.NodeID]Statu
 	select {
 	case s := <-answer:
 		return s
+	case <-r.ended:
+		return nil
 	case <-ctx.Done():
 		return nil
 	}
@@ -96,6 +99,7 @@ func (r *Runner) snapshot(ctx context.Context, fresh bool) map[mesh.NodeID]Statu
 
 // Run returns when ctx has ended and everything it started has, too.
 func (r *Runner) Run(ctx context.Context) error {
+	defer close(r.ended)
 	p, err := listenProbe(ctx, r.cfg.Interface, r.cfg.Addr, &r.cost, r.cfg.Log)
 	if err != nil {
 		return err
