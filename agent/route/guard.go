@@ -11,6 +11,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/gridwire/gridwire/agent/nft"
 )
 
 // The leak guard, for interface gw0 and the overlay fd00:1:2::/48, as `nft list ruleset` prints it:
@@ -106,7 +108,7 @@ func (r *ruleset) addInside() error {
 	for _, name := range append([]string{"lo", r.iface}, r.trusted...) {
 		if !seen[name] {
 			seen[name] = true
-			names = append(names, nftables.SetElement{Key: ifname(name)})
+			names = append(names, nftables.SetElement{Key: nft.IfName(name)})
 		}
 	}
 	return r.AddSet(r.inside, names)
@@ -141,14 +143,7 @@ func (r *ruleset) add(chain *nftables.Chain, parts ...[]expr.Any) {
 
 // removeGuard removes the guard; it is no error if there is none.
 func removeGuard(iface string) error {
-	c, err := nftables.New()
-	if err != nil {
-		return guardError(iface, err)
-	}
-	table := guardTable(iface)
-	c.AddTable(table) // deleting a table that does not exist fails
-	c.DelTable(table)
-	if err := c.Flush(); err != nil {
+	if err := nft.Remove(guardTable(iface)); err != nil {
 		return guardError(iface, err)
 	}
 	return nil
@@ -223,11 +218,4 @@ func match(field addrField, p netip.Prefix) []expr.Any {
 		out = append(out, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)})
 	}
 	return append(out, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()[:size]})
-}
-
-// ifname is the kernel's fixed-size form of an interface name.
-func ifname(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
 }

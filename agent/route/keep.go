@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/gridwire/gridwire/agent/nft"
 )
 
 // Other programs take away what is not theirs. `nft flush ruleset`, with which reloading a firewall often begins, takes the leak guard;
@@ -36,17 +38,21 @@ func (r *Router) Keep(ctx context.Context) error {
 		return nil
 	}
 	var said time.Time
+	look := func() {
+		what, err := mend(r)
+		if (len(what) > 0 || err != nil) && time.Since(said) > quietFor {
+			said = time.Now()
+			r.log.Warn("another program removed what this node needs; it is there again, unless an error is named", "what", what, "err", err)
+		}
+	}
+	look() // what went before one was told
 	for range changes {
 		select {
 		case <-ctx.Done():
 			continue // until the subscriptions have ended
 		case <-time.After(keepRest):
 		}
-		what, err := mend(r)
-		if len(what) > 0 && time.Since(said) > quietFor || err != nil && time.Since(said) > quietFor {
-			said = time.Now()
-			r.log.Warn("another program removed what this node needs; it is there again, unless an error is named", "what", what, "err", err)
-		}
+		look()
 	}
 	return nil
 }
@@ -88,15 +94,8 @@ func mend(r *Router) (what []string, err error) {
 }
 
 func lacksTable(t *nftables.Table) (bool, error) {
-	c, err := nftables.New()
-	if err != nil {
-		return false, err
-	}
-	all, err := c.ListTablesOfFamily(t.Family)
-	if err != nil {
-		return false, fmt.Errorf("list nftables: %w", err)
-	}
-	return !slices.ContainsFunc(all, func(o *nftables.Table) bool { return o.Name == t.Name }), nil
+	there, err := nft.Has(t)
+	return err == nil && !there, err
 }
 
 // lacksRules reports whether one of the rules is not there. Of a family that this kernel does not have, none is.

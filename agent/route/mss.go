@@ -7,6 +7,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/gridwire/gridwire/agent/nft"
 )
 
 // The segment size of TCP connections that this machine forwards into the tunnel or out of it (workloads, routed networks) is lowered to what
@@ -53,7 +55,7 @@ func clampOn(meta expr.MetaKey, iface string) []expr.Any {
 	const flagsOffset, synRst, syn, maxseg = 13, 0x06, 0x02, 2 // RFC 9293, 3.1 and 3.2
 	return []expr.Any{
 		&expr.Meta{Key: meta, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ifname(iface)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: nft.IfName(iface)},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
@@ -67,14 +69,7 @@ func clampOn(meta expr.MetaKey, iface string) []expr.Any {
 
 // unclampMSS removes the table; it is no error if there is none.
 func unclampMSS(iface string) error {
-	c, err := nftables.New()
-	if err != nil {
-		return mssError(iface, err)
-	}
-	table := mssTable(iface)
-	c.AddTable(table) // deleting a table that does not exist fails
-	c.DelTable(table)
-	if err := c.Flush(); err != nil {
+	if err := nft.Remove(mssTable(iface)); err != nil {
 		return mssError(iface, err)
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/gridwire/gridwire/agent/nft"
 	"github.com/gridwire/gridwire/nat/netmon/nstest"
 )
 
@@ -444,7 +445,7 @@ func FuzzIfname(f *testing.F) {
 	f.Add("gw0")
 	f.Add("a-very-long-interface-name")
 	f.Fuzz(func(t *testing.T, name string) {
-		if b := ifname(name); len(b) != unix.IFNAMSIZ || !strings.HasPrefix(string(b), name[:min(len(name), len(b))]) {
+		if b := nft.IfName(name); len(b) != unix.IFNAMSIZ || !strings.HasPrefix(string(b), name[:min(len(name), len(b))]) {
 			t.Errorf("%q: % x", name, b)
 		}
 	})

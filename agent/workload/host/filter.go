@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/gridwire/gridwire/agent/nft"
 	"github.com/gridwire/gridwire/agent/workload"
 )
 
@@ -96,26 +97,15 @@ func setFilter(iface string, overlay netip.Prefix, w workload.Wiring) error {
 }
 
 func hasFilter(iface string) (bool, error) {
-	c, err := nftables.New()
+	there, err := nft.Has(filterTable(iface))
 	if err != nil {
 		return false, filterError(iface, err)
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, filterError(iface, err)
-	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == filterTable(iface).Name }), nil
+	return there, nil
 }
 
 func removeFilter(iface string) error {
-	c, err := nftables.New()
-	if err != nil {
-		return filterError(iface, err)
-	}
-	table := filterTable(iface)
-	c.AddTable(table) // deleting a table that does not exist fails
-	c.DelTable(table)
-	if err := c.Flush(); err != nil {
+	if err := nft.Remove(filterTable(iface)); err != nil {
 		return filterError(iface, err)
 	}
 	return nil
@@ -129,7 +119,7 @@ func (f filter) names(name string, ifaces []string) (*nftables.Set, error) {
 	s := &nftables.Set{Table: f.table, Name: name, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 	var elements []nftables.SetElement
 	for _, i := range ifaces {
-		elements = append(elements, nftables.SetElement{Key: ifname(i)})
+		elements = append(elements, nftables.SetElement{Key: nft.IfName(i)})
 	}
 	return s, f.c.AddSet(s, elements)
 }
@@ -141,7 +131,7 @@ func (f filter) sources(name string, addr nftables.SetDatatype, is func(netip.Ad
 		for iface, addrs := range m {
 			for _, a := range addrs {
 				if is(a) {
-					elements = append(elements, nftables.SetElement{Key: append(ifname(iface), a.AsSlice()...)})
+					elements = append(elements, nftables.SetElement{Key: append(nft.IfName(iface), a.AsSlice()...)})
 				}
 			}
 		}
@@ -261,11 +251,4 @@ func address(s side, p netip.Prefix) []expr.Any {
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()), Xor: make([]byte, size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
 	)
-}
-
-// ifname is the kernel's fixed-size form of an interface name.
-func ifname(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
 }
