@@ -24,7 +24,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 AS   := $(ROOT) env PATH="$$PATH" GRIDWIRE_BIN=$(BIN) GRIDWIRE_DEBS=$(DEBS)
 # Commands and their packages.
 DEMO_NEEDS := ip:iproute2 nft:nftables conntrack ping:iputils-ping tcpdump wg:wireguard-tools curl ps:procps setpriv:util-linux
-TEST_NEEDS := iperf3 openssl dig:dnsutils tmux dnsperf dbus-daemon gcc:gcc+libc6-dev chromium:chromium+fonts-dejavu-core
+TEST_NEEDS := iperf3 openssl jq dig:dnsutils tmux dnsperf dbus-daemon gcc:gcc+libc6-dev chromium:chromium+fonts-dejavu-core
 UNPACKED := systemd-resolved libsystemd-shared libip4tc2 libkmod2 libseccomp2 resolvconf openresolv network-manager libndp0 libnm0 dnsmasq-base prometheus containernetworking-plugins podman conmon crun busybox-static libyajl2? libgpgme11? libsubid4?
 # What Prometheus' own pages need, but for moment-timezone, which is 200 MB and missed by nobody.
 PAGES := $(addprefix libjs-,bootstrap4 d3 eonasdan-bootstrap-datetimepicker jquery jquery-hotkeys moment mustache popper.js rickshaw) fonts-glyphicons-halflings

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/gridwire/gridwire/agent/api"
 	"github.com/gridwire/gridwire/agent/links"
 	"github.com/gridwire/gridwire/mesh"
+	"github.com/gridwire/gridwire/mesh/control"
 	"github.com/gridwire/gridwire/mesh/enrol"
 	"github.com/gridwire/gridwire/mesh/pki"
 	"github.com/gridwire/gridwire/mesh/wire"
@@ -81,19 +83,36 @@ func (n admin) issuerNames() string {
 	return strings.Join(names, " or ")
 }
 
-// tokenMembers are where a joiner may ask: this node, then members that strangers reach.
+// tokenMembers are where a joiner may ask.
 func (n admin) tokenMembers() []*wire.TokenMember {
-	id := n.membership.Load().ID()
 	var own []netip.AddrPort
 	own = append(own, n.self.advertised()...)
 	if r := n.reach.prober.Report(); r.Reachable {
 		own = append(own, r.Mapped...)
 	}
 	own = append(own, n.localAddrPorts()...)
+	return whereToAsk(n.membership.Load().ID(), own, n.dir.View().Peers(), n.control.Connections())
+}
+
+// whereToAsk lists this node, then members that strangers reach, then those that this node itself has dialled: a member that has only just
+// started has not found out yet that strangers reach it. At most four, with the best of their addresses.
+func whereToAsk(id mesh.NodeID, own []netip.AddrPort, peers iter.Seq[*mesh.Member], conns []control.Connection) []*wire.TokenMember {
 	out := []*wire.TokenMember{{NodeId: id[:], Addresses: wire.AddrPortsBytes(clip(dedup(own), 4))}}
-	for m := range n.dir.View().Peers() {
-		if m.Reachable && len(m.Endpoints) > 0 && len(out) < 4 {
-			out = append(out, &wire.TokenMember{NodeId: m.ID[:], Addresses: wire.AddrPortsBytes(clip(m.Endpoints, 2))})
+	add := func(id mesh.NodeID, addrs []netip.AddrPort) {
+		if len(addrs) > 0 && len(out) < 4 {
+			out = append(out, &wire.TokenMember{NodeId: id[:], Addresses: wire.AddrPortsBytes(clip(addrs, 2))})
+		}
+	}
+	told := map[mesh.NodeID]bool{}
+	for m := range peers {
+		if m.Reachable {
+			told[m.ID] = true
+			add(m.ID, m.Endpoints)
+		}
+	}
+	for _, c := range conns {
+		if !c.Inbound && !told[c.ID] {
+			add(c.ID, []netip.AddrPort{c.Remote})
 		}
 	}
 	return out

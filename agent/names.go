@@ -15,8 +15,9 @@ import (
 
 const (
 	// zoneDebounce is the least time between two zones, and zoneShare the least multiple of what building one takes: a heal brings hundreds
-	// of changes, and a zone of 5,000 members with 20 workloads each takes a third of a second.
-	zoneDebounce = 100 * time.Millisecond
+	// of changes, and a zone of 5,000 members with 20 workloads each takes a third of a second. A joiner learns of the members one after
+	// the other, and may use their names as soon as the first link is up.
+	zoneDebounce = 10 * time.Millisecond
 	zoneShare    = 4
 	// bindRetry is how soon a port that somebody else had is tried again.
 	bindRetry = 15 * time.Second
@@ -27,6 +28,7 @@ type names struct {
 	n        *node
 	resolver *resolving
 	zone     atomic.Pointer[dns.Zone]
+	of       atomic.Pointer[mesh.View]    // what the zone is built of
 	server   atomic.Pointer[dns.Server]   // nil: not yet
 	serving  atomic.Pointer[[]netip.Addr] // the addresses that are answered on; nil: none
 	gateway  atomic.Bool                  // devices use this node as their only name server: other names are looked up for them, too
@@ -202,6 +204,7 @@ func (x *names) follow(ctx context.Context) {
 		view := x.n.dir.View()
 		zone := dns.BuildZone(zoneData(view, serial))
 		x.zone.Store(zone)
+		x.of.Store(view)
 		next := time.After(max(zoneDebounce, zoneShare*time.Since(start)))
 		if is := servesDevices(view); x.gateway.Swap(is) != is {
 			x.nudge()

@@ -39,5 +39,6 @@ func (n report) namesStatus(context.Context) (*api.Names, error) {
 	if z := n.names.zone.Load(); z != nil {
 		out.LeftOut = append(out.LeftOut, z.LeftOut()...)
 	}
+	out.Settled = !out.Serve || n.names.of.Load() == n.dir.View() && (!out.Configure || out.Configured || out.Reason != "")
 	return out, nil
 }

@@ -267,6 +267,7 @@ func (r *reader) script(h *lab.Host, line string) string {
 		{"-o gridwire -g gridwire", fmt.Sprintf("-o %d -g %d", serviceUID, serviceGID)},
 		{"wg show gw0", fmt.Sprintf("nsenter -t %d -m wg show %s", r.pid(h), h.Interface())},
 		{" sudo ", " "},
+		{"(sudo ", "("},
 	} {
 		line = strings.ReplaceAll(line, p[0], p[1])
 	}

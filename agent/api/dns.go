@@ -25,4 +25,6 @@ type Names struct {
 	Configured bool   `json:"configured"`       // it asks this node for the network's names
 	Reason     string `json:"reason,omitempty"` // why not
 	Helper     bool   `json:"helper,omitempty"` // the root helper has done it
+
+	Settled bool `json:"settled"` // what is known of members is answered, and the resolver asks this node or has a reason not to
 }

@@ -224,7 +224,11 @@ func waitCommand(g *globals) *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 			defer cancel()
-			return waitUntil(ctx, g, peer, all)
+			if err := waitUntil(ctx, g, peer, all); err != nil {
+				return err
+			}
+			namesToo(ctx, g)
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&peer, "peer", "", "wait for the link to this `NAME`")
@@ -258,6 +262,25 @@ func waitUntil(ctx context.Context, g *globals, peer string, all bool) error {
 		select {
 		case <-ctx.Done():
 			return timeout{fmt.Errorf("timeout: %s", missing)}
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// namesToo lets a command after `wait` use a name: the resolver may be told some milliseconds after the first link is up. Names that do not
+// come soon do not come, and no link is missing then.
+func namesToo(ctx context.Context, g *globals) {
+	const soon = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, soon)
+	defer cancel()
+	for {
+		names := &api.Names{}
+		if g.client().Get(ctx, "/v1/names", names) != nil || names.Settled {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
