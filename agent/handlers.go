@@ -28,7 +28,11 @@ func (a *Agent) handlers() api.Handlers {
 			if n == nil {
 				return errNotMember
 			}
-			return admin{n}.leave(ctx)
+			if err := (admin{n}).leave(ctx); err != nil {
+				return err
+			}
+			a.awaitFree(ctx)
+			return nil
 		},
 		Revoke:       named(a, admin.revoke),
 		IssuerAdd:    named(a, admin.addIssuer),
@@ -68,6 +72,17 @@ func named(a *Agent, f func(admin, context.Context, api.NameRequest) error) func
 			return struct{}{}, f(n, ctx, r)
 		})(ctx, r)
 		return err
+	}
+}
+
+// awaitFree returns when the node that left has ended, so that the next command may join or found another network, and finds no interface. A
+// node takes at most stopLimit for it.
+func (a *Agent) awaitFree(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*stopLimit)
+	defer cancel()
+	select {
+	case a.free <- struct{}{}:
+	case <-ctx.Done():
 	}
 }
 

@@ -28,6 +28,7 @@ type Agent struct {
 	log  *slog.Logger
 	node atomic.Pointer[node] // nil while this machine is no member
 	join chan joinAsk
+	free chan struct{} // taken from while this machine is no member and nothing of a node is left
 	logs *logring.Ring
 }
 
@@ -45,7 +46,7 @@ type joinAnswer struct {
 // Run runs the agent until ctx ends. It returns nil after an orderly end.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	log, logs := keepLines(log)
-	a := &Agent{cfg: cfg, log: log, join: make(chan joinAsk), logs: logs}
+	a := &Agent{cfg: cfg, log: log, join: make(chan joinAsk), free: make(chan struct{}), logs: logs}
 	h := a.handlers()
 	page, err := newPage(h, cfg.Page, log)
 	if err != nil {
@@ -202,6 +203,7 @@ func (a *Agent) wait(ctx context.Context) (*store.Store, *enrol.Membership, *joi
 		select {
 		case <-ctx.Done():
 			return nil, nil, nil, nil
+		case <-a.free:
 		case ask := <-a.join:
 			st, err := store.Open(a.cfg.State)
 			if err != nil {

@@ -91,6 +91,12 @@ func TestLeave(t *testing.T) {
 	if said := w.run(bob, "leave"); !strings.Contains(said, "bob has left farm") {
 		t.Errorf("leave says %q", said)
 	}
+	if said := w.run(bob, "status"); !strings.Contains(said, "no member") { // at once
+		t.Errorf("after leave, status says %q", said)
+	}
+	if _, err := bob.Exec(w.ctx(5*time.Second), "ip", "link", "show", bob.Interface()); err == nil {
+		t.Error("after leave, the interface is still there")
+	}
 	w.eventually(2*time.Second, "alice has dropped bob's key", func() bool { return !w.hasKey(alice, was.WireGuardPublicKey) })
 	w.eventually(2*time.Second, "alice lists bob as left", func() bool { return w.is(alice, "bob", "left") })
 	for _, name := range []string{"identity.key", "wireguard.key", "seal.key", "chain.pem", "network.secret"} {
@@ -100,14 +106,10 @@ func TestLeave(t *testing.T) {
 			}
 		}
 	}
-	w.eventually(5*time.Second, "bob's agent waits", func() bool { return strings.Contains(w.run(bob, "status"), "no member") })
 	w.eventually(3*time.Second, "nothing of the network is left in bob's state folder", func() bool {
 		left := must(os.ReadDir(bob.State()))(t)
 		return !slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != "lock" })
 	})
-	if _, err := bob.Exec(w.ctx(5*time.Second), "ip", "link", "show", bob.Interface()); err == nil {
-		t.Error("the interface is still there")
-	}
 	if !w.agents[bob].Running() {
 		t.Fatal("bob's agent has ended")
 	}
