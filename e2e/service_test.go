@@ -97,7 +97,7 @@ func TestServiceNeedsNoRoot(t *testing.T) {
 			t.Errorf("the agent is not as the unit starts it; want %q in\n%s", want, status)
 		}
 	}
-	if rules := string(must(bob.Exec(w.ctx(5*time.Second), "nft", "list", "table", "inet", "gridwire_"+bob.Interface()))(t)); !strings.Contains(rules, "drop") {
+	if rules := string(must(bob.Exec(w.ctx(5*time.Second), "nft", "list", "table", "ip6", "gridwire_"+bob.Interface()))(t)); !strings.Contains(rules, "drop") {
 		t.Errorf("no leak guard:\n%s", rules)
 	}
 	inside := func(program string, args ...string) []byte { // where the agent's /run/wireguard is

@@ -151,7 +151,11 @@ func TestGuardOfAnyPrefixLength(t *testing.T) {
 			t.Fatal(err)
 		}
 		shown := strings.TrimSuffix(p, "/32")
-		out, err := exec.Command("nft", "list", "table", "inet", "gridwire_gw0").CombinedOutput()
+		family := "ip6"
+		if strings.Contains(p, ".") {
+			family = "ip"
+		}
+		out, err := exec.Command("nft", "list", "table", family, "gridwire_gw0").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "daddr "+shown+" iifname != @inside") {
 			t.Errorf("the guard of %s: %v\n%s", p, err, out)
 		}

@@ -75,7 +75,7 @@ func mend(r *Router) (what []string, err error) {
 		}
 		errs = append(errs, err)
 	}
-	missing, err := lacksTable(guardTable(r.cfg.Interface))
+	missing, err := lacksTable(guardTables(r.cfg.Interface)...)
 	again("leak guard", missing, err, func() error { return r.guard().set() })
 	if r.clamped {
 		missing, err = lacksTable(mssTable(r.cfg.Interface))
@@ -93,9 +93,14 @@ func mend(r *Router) (what []string, err error) {
 	return what, errors.Join(errs...)
 }
 
-func lacksTable(t *nftables.Table) (bool, error) {
-	there, err := nft.Has(t)
-	return err == nil && !there, err
+// lacksTable reports whether one of them is not there.
+func lacksTable(tables ...*nftables.Table) (bool, error) {
+	for _, t := range tables {
+		if there, err := nft.Has(t); err != nil || !there {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // lacksRules reports whether one of the rules is not there. Of a family that this kernel does not have, none is.

@@ -24,7 +24,7 @@ type Left struct {
 func FindLeft() (Left, error) {
 	var l Left
 	// Tables and rules first, and then the interfaces: what an agent makes at this moment has its interface already.
-	tables, terr := inetTables()
+	tables, terr := ourTables()
 	rules, err := ourRules()
 	if err != nil {
 		return l, err
@@ -43,30 +43,37 @@ func FindLeft() (Left, error) {
 		}
 	}
 	alive := func(i net.Interface, table string) bool {
-		return table == guardTable(i.Name).Name || table == mssTable(i.Name).Name
+		return table == tablePrefix+i.Name || table == mssTable(i.Name).Name
 	}
 	for _, t := range tables {
-		if rest, ours := strings.CutPrefix(t.Name, guardTable("").Name); ours && !strings.HasSuffix(rest, "_workloads") &&
-			!slices.ContainsFunc(all, func(i net.Interface) bool { return alive(i, t.Name) }) {
+		if !slices.ContainsFunc(all, func(i net.Interface) bool { return alive(i, t.Name) }) {
 			l.tables = append(l.tables, t)
 		}
 	}
 	return l, terr
 }
 
-func inetTables() ([]*nftables.Table, error) {
+// ourTables are this package's tables of all interfaces.
+func ourTables() (out []*nftables.Table, err error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("list nftables: %w", err)
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if errors.Is(err, unix.EPERM) {
-		return nil, fmt.Errorf("list nftables: %s: %w", needNetAdmin, err)
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		tables, err := c.ListTablesOfFamily(family)
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("list nftables: %s: %w", needNetAdmin, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list nftables: %w", err)
+		}
+		for _, t := range tables {
+			if strings.HasPrefix(t.Name, tablePrefix) && !strings.HasSuffix(t.Name, "_workloads") {
+				out = append(out, t)
+			}
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
-	}
-	return tables, nil
+	return out, nil
 }
 
 // ourRules recognises our rules by what their numbers say of each other, whatever the interface was called.
@@ -109,7 +116,9 @@ func ownKind(rule netlink.Rule, all []netlink.Rule) bool {
 func (l Left) What() (out []string) {
 	var names []string
 	for _, t := range l.tables {
-		names = append(names, t.Name)
+		if !slices.Contains(names, t.Name) { // the guard has one for each family
+			names = append(names, t.Name)
+		}
 	}
 	switch {
 	case len(names) == 1:
@@ -126,8 +135,8 @@ func (l Left) What() (out []string) {
 // Interfaces are those of which there are tables.
 func (l Left) Interfaces() (out []string) {
 	for _, t := range l.tables {
-		name := strings.TrimPrefix(t.Name, guardTable("").Name)
-		if !strings.HasSuffix(name, "_mss") {
+		name := strings.TrimPrefix(t.Name, tablePrefix)
+		if !strings.HasSuffix(name, "_mss") && !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
@@ -160,10 +169,6 @@ func Guarded(iface string) bool {
 	if err != nil || link.Type() != "tun" && link.Type() != "tuntap" {
 		return false
 	}
-	c, err := nftables.New()
-	if err != nil {
-		return false
-	}
-	t, err := c.ListTableOfFamily(guardTable(iface).Name, nftables.TableFamilyINet)
-	return err == nil && t != nil
+	missing, err := lacksTable(guardTables(iface)...)
+	return err == nil && !missing
 }

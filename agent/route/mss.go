@@ -26,7 +26,7 @@ import (
 // nothing never come here.
 
 func mssTable(iface string) *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "gridwire_" + iface + "_mss"}
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: tablePrefix + iface + "_mss"}
 }
 
 // clampMSS puts the table in place of any earlier one of this interface, in one transaction.

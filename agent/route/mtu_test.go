@@ -101,7 +101,7 @@ func TestPeerMTUOfAKilledAgent(t *testing.T) {
 	}
 	killed.closed = true // as kill -9 does; its interface goes with it, the rule does not
 	mustUp(t, config("gw0"))
-	if _, _, others := list(t, link); strings.Join(others, " ") != "table gridwire_gw0 table gridwire_gw0_mss" {
+	if _, _, others := list(t, link); strings.Join(others, " ") != ourTableNames {
 		t.Errorf("after the second start: %v", others)
 	}
 }

@@ -99,16 +99,12 @@ func (r *ruleset) addPassage() {
 func (r *ruleset) addExceptions(arrive, leave *nftables.Chain) {
 	for _, p := range r.behind {
 		for _, a := range r.own {
-			if a.Is4() == p.Addr().Is4() {
-				r.add(arrive, r.outside(expr.MetaKeyIIFNAME), match(source, p), match(destination, netip.PrefixFrom(a, a.BitLen())), verdict(expr.VerdictDrop))
-			}
+			r.add(arrive, r.outside(expr.MetaKeyIIFNAME), match(source, p), match(destination, netip.PrefixFrom(a, a.BitLen())), verdict(expr.VerdictDrop))
 		}
 		for _, o := range r.overlay {
-			if o.Addr().Is4() == p.Addr().Is4() {
-				r.add(arrive, r.outside(expr.MetaKeyIIFNAME), match(source, p), match(destination, o), wrongWay(), verdict(expr.VerdictDrop))
-				r.add(arrive, r.outside(expr.MetaKeyIIFNAME), match(source, p), match(destination, o), verdict(expr.VerdictAccept))
-				r.add(leave, match(source, o), match(destination, p), verdict(expr.VerdictAccept))
-			}
+			r.add(arrive, r.outside(expr.MetaKeyIIFNAME), match(source, p), match(destination, o), wrongWay(), verdict(expr.VerdictDrop))
+			r.add(arrive, r.outside(expr.MetaKeyIIFNAME), match(source, p), match(destination, o), verdict(expr.VerdictAccept))
+			r.add(leave, match(source, o), match(destination, p), verdict(expr.VerdictAccept))
 		}
 	}
 }

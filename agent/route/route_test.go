@@ -133,6 +133,9 @@ func list(t *testing.T, link netlink.Link) (addrs, routes, others []string) {
 	return addrs, routes, others
 }
 
+// ourTableNames: the guard's for IPv4 and IPv6, and one.
+const ourTableNames = "table gridwire_gw0 table gridwire_gw0 table gridwire_gw0_mss"
+
 func TestUpAndCloseLeaveNothing(t *testing.T) {
 	link := tunnel(t, "gw0")
 	c := config("gw0")
@@ -146,10 +149,10 @@ func TestUpAndCloseLeaveNothing(t *testing.T) {
 	if got := strings.Join(routes, ", "); got != want {
 		t.Errorf("routes: %s", got)
 	}
-	if got := strings.Join(others, " "); got != "table gridwire_gw0 table gridwire_gw0_mss" || r.IPv4Off() != "" {
+	if got := strings.Join(others, " "); got != ourTableNames || r.IPv4Off() != "" {
 		t.Errorf("others: %s; IPv4 off: %q", got, r.IPv4Off())
 	}
-	if out, err := exec.Command("nft", "list", "table", "inet", "gridwire_gw0").CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+	if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
 		t.Log("no nft here")
 	} else {
 		for _, line := range []string{
@@ -184,11 +187,11 @@ func TestUpReplacesWhatAKilledAgentLeft(t *testing.T) {
 	c := config("gw0")
 	c.Mark++
 	r := mustUp(t, c)
-	if _, _, others := list(t, link); strings.Join(others, " ") != "table gridwire_gw0 table gridwire_gw0_mss" {
+	if _, _, others := list(t, link); strings.Join(others, " ") != ourTableNames {
 		t.Errorf("after the second start: %v", others)
 	}
-	tables := exec.Command("nft", "list", "table", "inet", "gridwire_gw0")
-	if out, err := tables.CombinedOutput(); err == nil && strings.Count(string(out), "counter") != 10 {
+	tables := exec.Command("nft", "list", "table", "ip6", "gridwire_gw0")
+	if out, err := tables.CombinedOutput(); err == nil && strings.Count(string(out), "counter") != 6 {
 		t.Errorf("the guard was not replaced but added to:\n%s", out)
 	}
 	if err := r.Close(); err != nil {
@@ -276,7 +279,7 @@ func TestRoutedPrefixesNeverShadowTheMachinesOwn(t *testing.T) {
 	if err := r.Route(nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, others := list(t, link); len(others) != 2 {
+	if _, _, others := list(t, link); len(others) != 3 {
 		t.Errorf("rules are left: %v", others)
 	}
 	for _, bad := range []string{"10.77.4.0/24", "0.0.0.0/0", "128.0.0.0/1"} {
