@@ -185,8 +185,8 @@ func (n *node) buildLinks(leaf *pki.Leaf) {
 	n.links = links.New(links.Config{
 		Core:   links.NewCore(id, n.boot, loadEndpoints(n.store), uint64(time.Now().UnixNano())),
 		Tunnel: n.base.tun, ICE: n.ice, Send: n.signal.Send, Interface: n.cfg.Interface, Addr: leaf.Addrs[0], View: n.dir.View(),
-		Passed: n.passed,
-		Save:   n.saveEndpoints, OnReport: n.linkReported, OnGone: counting{n}.gone, Observe: n.story.Observe, Locate: n.reach.prober.Doubt, Log: n.log.With("part", "links"),
+		Passed: n.passed, Next: n.base.tun.NextPacket,
+		Save: n.saveEndpoints, OnReport: n.linkReported, OnGone: counting{n}.gone, Observe: n.story.Observe, Locate: n.reach.prober.Doubt, Log: n.log.With("part", "links"),
 	})
 	n.extra = newExtras(n.links.Post)
 	n.pmtu = n.newPMTU(leaf.Addrs[0])

@@ -21,7 +21,7 @@ import (
 const (
 	silence        = 600 * time.Millisecond // sent, and heard nothing for so long: probe; what counters do not tell makes it up to 1 s
 	countBusy      = 200 * time.Millisecond // between readings of the tunnel's counters while there is traffic or doubt
-	countIdle      = 500 * time.Millisecond // otherwise: how late the first packet after a rest is seen
+	countIdle      = 2 * time.Second        // otherwise, when no packet passes
 	probeInterval  = 250 * time.Millisecond // while in doubt
 	probeMisses    = 3                      // then the path is dead
 	staleAfter     = 180 * time.Second      // WireGuard's Reject-After-Time: without traffic the session is gone, the link is idle

@@ -3,9 +3,8 @@ package links
 import "time"
 
 const (
-	// A packet is noticed when it enters the tunnel or the socket, and shows in the counters a moment later: so often they are read
-	// again after the last one.
-	readingsAfter = 2
+	// What is done to the tunnel shows in its counters when the peer has answered: so often they are read then, each countBusy.
+	readingsAfter = 3
 	// readingEvery is for what the device sends by itself, such as handshakes with a peer that does not answer.
 	readingEvery = 5 * time.Second
 )
@@ -26,7 +25,7 @@ func (r *reading) due(passed func() uint64, now time.Time) bool {
 	}
 	if p := passed(); p != r.passed {
 		r.passed = p
-		r.left = 1 + readingsAfter
+		r.left = max(r.left, 1)
 	}
 	if r.left == 0 && now.Before(r.next) {
 		return false
@@ -47,7 +46,7 @@ func (c *Core) waiting() bool {
 }
 
 // doubt says that the tunnel was changed.
-func (r *reading) doubt() { r.left = 1 + readingsAfter }
+func (r *reading) doubt() { r.left = readingsAfter }
 
 // keepaliveSize is the size of a WireGuard message without a payload: 16 bytes of header, 16 of tag. WireGuard sends one 10 s after it has
 // received something and had nothing to say. No answer is due to it: taken for traffic, it would make each idle probe bring on the next.

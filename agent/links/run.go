@@ -35,6 +35,7 @@ type Config struct {
 	Addr      netip.Addr                                                      // this node's overlay IPv6 address
 	View      *mesh.View
 	Passed    func() uint64                        // changes when the tunnel carries anything, cheap; nil: not known
+	Next      func() <-chan struct{}               // gets something when the next packet passes; nil: not known
 	Save      func(map[mesh.NodeID]netip.AddrPort) // stores last good endpoints; called rarely
 	OnReport  func(Report)                         // must not block
 	OnGone    func(Gone)                           // must not block
@@ -121,10 +122,13 @@ func (r *Runner) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	nextCount, nextSave := time.Now(), time.Time{}
+	var packet <-chan struct{} // the first one after a rest
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-packet: // later, so that the answer is counted with it: what is sent and not answered is a reason for doubt
+			nextCount, packet = time.Now().Add(countBusy), nil
 		case <-r.mail.ready:
 			for _, ev := range r.mail.take() {
 				if q, ok := ev.(query); ok {
@@ -141,9 +145,12 @@ func (r *Runner) loop(ctx context.Context) {
 		now := time.Now()
 		if !now.Before(nextCount) {
 			r.count(ctx)
-			nextCount = now.Add(r.countInterval(now))
+			nextCount, packet = r.nextCount(now)
 		}
 		r.step(ctx, Tick{})
+		if soon := now.Add(countBusy); soon.Before(nextCount) && r.restless(now) { // since the last reading
+			nextCount, packet = soon, nil
+		}
 		if r.unsaved && nextSave.IsZero() {
 			nextSave = now.Add(time.Second)
 		}
@@ -161,11 +168,21 @@ func (r *Runner) loop(ctx context.Context) {
 	}
 }
 
-func (r *Runner) countInterval(now time.Time) time.Duration {
-	if r.cfg.Core.Busy(now) && (r.reading.left > 0 || r.cfg.Core.waiting()) {
-		return countBusy
+// restless reports whether the counters can change with no packet that would tell.
+func (r *Runner) restless(now time.Time) bool {
+	return r.reading.left > 0 || r.cfg.Core.Busy(now) && r.cfg.Core.waiting()
+}
+
+// nextCount says when the counters are to be read again: then, or, where packet is not nil, when it gets something.
+func (r *Runner) nextCount(now time.Time) (at time.Time, packet <-chan struct{}) {
+	if r.restless(now) || r.cfg.Next == nil {
+		return now.Add(countBusy), nil
 	}
-	return countIdle
+	packet = r.cfg.Next()
+	if r.cfg.Passed() != r.reading.passed { // before it was asked for
+		return now.Add(countBusy), nil
+	}
+	return now.Truncate(countIdle).Add(countIdle), packet // a full interval of the clock, as the agent's other rare looks
 }
 
 // count tells the core the tunnel's counters: those of before if nothing has passed since. Reading them was a third of what an idle agent

@@ -305,17 +305,26 @@ func (s *sim) traffic(n, peer *simNode, d time.Duration, answered bool) {
 			if p == nil || !p.session {
 				return
 			}
+			s.passes(n)
 			p.c.TxBytes += 100
 			back := peer.peers[n.m.WireGuard]
 			if back == nil || !back.session || !s.carries(n, peer, p.endpoint) {
 				return
 			}
+			s.passes(peer)
 			back.c.RxBytes += 100
 			if answered && s.carries(peer, n, back.endpoint) {
 				back.c.TxBytes += 100
 				p.c.RxBytes += 100
 			}
 		})
+	}
+}
+
+// passes is called before a packet passes n's interface: Runner is told of the first one after a rest.
+func (s *sim) passes(n *simNode) {
+	if n.count.Sub(s.now) > countBusy {
+		n.count = s.now.Add(countBusy)
 	}
 }
 

@@ -36,8 +36,8 @@ import (
 // the same for IPv4 in a table ip gridwire_gw0, and the chains that say what is forwarded (passage.go).
 //
 // Every packet of this machine passes here, the tunnel's own up to four times on its way. So each family has a table of its own, where
-// nothing is asked about the other's packets (in one table of both, the guard took 3 % of the small packets that get through, of which this
-// saves half), and what is cheap comes first: the tunnel's interface by its index, then the addresses, and the set of names only for packets
+// nothing is asked about the other's packets (of what small packets cost the tunnel's process, the guard is 1.0 %, and was 1.4 % in one table
+// of both), and what is cheap comes first: the tunnel's interface by its index, then the addresses, and the set of names only for packets
 // that have an overlay address.
 //
 // Linux accepts packets for any of its addresses on any interface (the weak host model, RFC 1122 3.3.4.2), so without "arrive" a

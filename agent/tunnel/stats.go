@@ -49,6 +49,16 @@ func (t *Tunnel) Meter() *meter.Meter { return t.tun.meter }
 // Packets returns how many packets have passed through the interface, both ways together. It costs nothing.
 func (t *Tunnel) Packets() uint64 { return t.tun.packets.Load() }
 
+// NextPacket returns a channel that gets something when the next packet passes the interface. It is the same at each call, and for one reader.
+func (t *Tunnel) NextPacket() <-chan struct{} {
+	select {
+	case <-t.tun.next: // one that passed when nobody asked any more
+	default:
+	}
+	t.tun.alarm.Store(true)
+	return t.tun.next
+}
+
 // getParser reads the device's answer to "get=1" (https://www.wireguard.com/xplatform/): KEY=VALUE lines, those of the device first, then
 // each peer's, which begin with public_key. IpcGetOperation writes it all in one piece, so it is parsed where it lies, without a copy.
 type getParser struct {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 
@@ -45,13 +44,30 @@ func openTUN(name string, mtu int) (tun.Device, error) {
 	if err := attach(fd, name); err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	// Only now: NewFile registers the descriptor with the runtime's poller, and one that has no interface yet polls as broken.
-	file := os.NewFile(uintptr(fd), tunPath)
-	dev, err := tun.CreateTUNFromFile(file, mtu)
+	if err := setMTU(name, mtu); err != nil {
+		return nil, errors.Join(fmt.Errorf("preparing interface %s with MTU %d: %w", name, mtu, err), unix.Close(fd))
+	}
+	// Only now: it registers the descriptor with the runtime's poller, and one that has no interface yet polls as broken. Unmonitored: the
+	// monitor of wireguard-go wakes the process each second to tell "up" from "down", which countedTUN keeps from the device anyway.
+	dev, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("preparing interface %s with MTU %d: %w", name, mtu, err), file.Close())
+		return nil, fmt.Errorf("preparing interface %s: %w", name, err) // the descriptor is its file's, which nobody has
 	}
 	return dev, nil
+}
+
+func setMTU(name string, mtu int) error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint32(uint32(mtu))
+	return unix.IoctlIfreq(s, unix.SIOCSIFMTU, ifr)
 }
 
 func openError(name string, err error) error {
@@ -90,18 +106,26 @@ func attach(fd int, name string) error {
 	return fmt.Errorf("creating interface %s: %w", name, err)
 }
 
-// countedTUN counts packets, all of them for the memory trimmer and by their addresses in the meter, and keeps "link up" and "link down" from the device: on them wireguard-go opens and
-// closes the UDP socket, which here carries ICE and the control plane too, so `ip link set down` would cut the node off.
+// countedTUN counts packets, all of them for the memory trimmer and by their addresses in the meter, and keeps "link up" and "link down" from
+// the device: on them wireguard-go opens and closes the UDP socket, which here carries ICE and the control plane too, so `ip link set down`
+// would cut the node off.
 type countedTUN struct {
 	tun.Device
 	packets atomic.Uint64
+	alarm   atomic.Bool   // the next packet is to be told
+	next    chan struct{} // holds one
 	meter   *meter.Meter
+	mtu     int           // as the device knows it; lookAtMTU's
+	resized chan struct{} // holds one
 	events  chan tun.Event
 	done    chan struct{} // closed when the forwarder has ended
 }
 
-func countPackets(d tun.Device) *countedTUN {
-	t := &countedTUN{Device: d, meter: meter.New(), events: make(chan tun.Event, 1), done: make(chan struct{})}
+func countPackets(d tun.Device, mtu int) *countedTUN {
+	t := &countedTUN{
+		Device: d, next: make(chan struct{}, 1), meter: meter.New(), mtu: mtu, resized: make(chan struct{}, 1),
+		events: make(chan tun.Event, 1), done: make(chan struct{}),
+	}
 	go t.forward() // Tunnel.Close waits for done
 	return t
 }
@@ -110,9 +134,37 @@ func countPackets(d tun.Device) *countedTUN {
 func (t *countedTUN) forward() {
 	defer close(t.done)
 	defer close(t.events)
-	for e := range t.Device.Events() {
-		if e&tun.EventMTUUpdate != 0 {
+	for {
+		select {
+		case _, open := <-t.Device.Events():
+			if !open {
+				return
+			}
+		case <-t.resized:
 			t.events <- tun.EventMTUUpdate
+		}
+	}
+}
+
+// lookAtMTU tells the device if somebody has changed the interface's MTU. It is for one goroutine.
+func (t *countedTUN) lookAtMTU() {
+	mtu, err := t.MTU()
+	if err != nil || mtu == t.mtu {
+		return // the interface may be going away: whoever reads from it says so
+	}
+	t.mtu = mtu
+	select {
+	case t.resized <- struct{}{}:
+	default:
+	}
+}
+
+func (t *countedTUN) count(n int) {
+	t.packets.Add(uint64(n))
+	if n > 0 && t.alarm.Load() && t.alarm.Swap(false) {
+		select {
+		case t.next <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -124,14 +176,14 @@ func (t *countedTUN) Events() <-chan tun.Event { return t.events }
 func (t *countedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.Device.Read(bufs, sizes, offset)
 	n = max(n, 0)
-	t.packets.Add(uint64(n))
+	t.count(n)
 	t.meter.Out(bufs[:n], sizes[:n], offset)
 	return n, err
 }
 
 // Write implements tun.Device.
 func (t *countedTUN) Write(bufs [][]byte, offset int) (int, error) {
-	t.packets.Add(uint64(len(bufs)))
+	t.count(len(bufs))
 	t.meter.In(bufs, offset) // before the device joins packets for the system
 	return t.Device.Write(bufs, offset)
 }

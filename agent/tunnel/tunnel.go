@@ -80,7 +80,7 @@ func New(c Config) (*Tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{name: c.Interface, log: c.Log, tun: countPackets(dev), tried: map[mesh.WGKey]attempt{}, closing: make(chan struct{})}
+	t := &Tunnel{name: c.Interface, log: c.Log, tun: countPackets(dev, c.MTU), tried: map[mesh.WGKey]attempt{}, closing: make(chan struct{})}
 	t.dev = device.NewDevice(t.tun, c.Bind, deviceLogger(c.Log))
 	if err := t.start(c); err != nil {
 		return nil, errors.Join(err, t.Close())
@@ -147,7 +147,7 @@ func bindError(c Config, err error) error {
 // Run gives memory back after bursts and keeps the UAPI socket in its place. It returns nil when ctx ends or Close is called, and an
 // error when the interface was taken away. It does not close the tunnel.
 func (t *Tunnel) Run(ctx context.Context) error {
-	tick := time.NewTicker(trimInterval)
+	tick := time.NewTimer(untilTick(time.Now()))
 	defer tick.Stop()
 	settled := time.NewTimer(settleAfter)
 	defer settled.Stop()
@@ -178,7 +178,9 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			if trim {
 				releaseMemory()
 			}
+			t.tun.lookAtMTU()
 			lost = t.guardSocket(lost)
+			tick.Reset(untilTick(time.Now()))
 		}
 	}
 }
