@@ -180,8 +180,8 @@ func (c *contender) tcp(ctx context.Context, streams int, length time.Duration) 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) }
 
 // versus runs pairs, one contender directly after the other, and returns the pairs' results. Which is first alternates.
-func (d *duel) versus(ctx context.Context, b *bench, what string, run func(*contender) (speed, error)) (mesh, bare []speed, err error) {
-	for i := range b.pairs {
+func (d *duel) versus(ctx context.Context, b *bench, what string, pairs int, run func(*contender) (speed, error)) (mesh, bare []speed, err error) {
+	for i := range pairs {
 		err := b.alone(func() error {
 			order := []*contender{&d.mesh, &d.bare}
 			if i%2 == 1 {
@@ -250,7 +250,7 @@ func measureThroughput(ctx context.Context, b *bench) error {
 		if streams > 1 {
 			what += "s"
 		}
-		mesh, bare, err := d.versus(ctx, b, what, func(c *contender) (speed, error) { return c.tcp(ctx, streams, b.length) })
+		mesh, bare, err := d.versus(ctx, b, what, b.pairs, func(c *contender) (speed, error) { return c.tcp(ctx, streams, b.length) })
 		if err != nil {
 			return err
 		}
