@@ -16,10 +16,7 @@ import (
 // so the agent starts as the same node every time; and what cannot be gone on with is named.
 func TestDamagedFilesOfABusyMember(t *testing.T) {
 	w := newWorld(t, lab.Options{})
-	alice, far, bob := w.public("alice"), w.public("far"), w.public("bob")
-	w.found(alice)
-	w.joinRouting(far, "198.18.7.0/24")
-	m := w.lanOf(bob, "192.168.77.0/24")
+	alice, bob, m := w.beforeBusy()
 	b := w.busyMember(bob, m, alice, 9586, "192.168.77.0/24", "198.18.7.0/24", "phone", false)
 	w.agents[bob].Kill() // and so the kernel settings it changed are in the state
 	whole := filepath.Join(t.TempDir(), "whole")

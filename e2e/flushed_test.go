@@ -14,10 +14,7 @@ import (
 // know. The leak guard, what workloads may send, and the way to networks behind members come back by themselves.
 func TestFlushedByOthers(t *testing.T) {
 	w := newWorld(t, lab.Options{})
-	alice, far, bob := w.public("alice"), w.public("far"), w.public("bob")
-	w.found(alice)
-	w.joinRouting(far, "198.18.7.0/24")
-	m := w.lanOf(bob, "192.168.77.0/24")
+	alice, bob, m := w.beforeBusy()
 	b := w.busyMember(bob, m, alice, 9586, "192.168.77.0/24", "198.18.7.0/24", "phone", false)
 	of := func(before []string) (out []string) { // without what has no number of its own or counts
 		for _, line := range before {

@@ -169,14 +169,20 @@ func (w *world) lanOf(h *lab.Host, prefix string) *lab.Machine {
 	return must(h.Machine(lab.MachineConfig{ResolvConf: "# the owner's\nnameserver 192.0.2.53\n", Hosts: "files dns"}))(w)
 }
 
+// beforeBusy makes the network that a busy member joins: alice founds it, far has 198.18.7.0/24 behind it, and bob, who is to be busy, a LAN.
+func (w *world) beforeBusy() (alice, bob *lab.Host, m *lab.Machine) {
+	w.Helper()
+	alice, far, bob := w.public("alice"), w.public("far"), w.public("bob")
+	w.found(alice)
+	w.joinRouting(far, "198.18.7.0/24")
+	return alice, bob, w.lanOf(bob, "192.168.77.0/24")
+}
+
 // TestEverythingInUse: however an agent ends with everything in use, the machine is as it was but for the attached workloads, which outlive
 // it: by SIGTERM, within 2 s; after kill -9 by the next one's end or by doctor, without any agent; and after leave, without the workloads.
 func TestEverythingInUse(t *testing.T) {
 	w := newWorld(t, lab.Options{})
-	alice, far, bob := w.public("alice"), w.public("far"), w.public("bob")
-	w.found(alice)
-	w.joinRouting(far, "198.18.7.0/24")
-	m := w.lanOf(bob, "192.168.77.0/24")
+	alice, bob, m := w.beforeBusy()
 	p := &pc{m, w, bob}
 	before := p.condition()
 	b := w.busyMember(bob, m, alice, 9586, "192.168.77.0/24", "198.18.7.0/24", "phone", false)

@@ -27,10 +27,7 @@ func strict(t *testing.T) []string {
 // machine's resolver; it says nothing of a right that it lacks, and leaves nothing.
 func TestServiceDoesEverything(t *testing.T) {
 	w := newWorld(t, lab.Options{})
-	alice, far, bob := w.public("alice"), w.public("far"), w.public("bob")
-	w.found(alice)
-	w.joinRouting(far, "198.18.7.0/24")
-	m := w.lanOf(bob, "192.168.77.0/24")
+	alice, bob, m := w.beforeBusy()
 	w.stateOf(bob)
 	p := &pc{m, w, bob}
 	p.helper(bySystemd)

@@ -45,12 +45,10 @@ import (
 // follow the default route while the tunnel's route is away; it comes after source NAT (priority 100), so that a gateway's masqueraded
 // packets pass. Packets of this machine to itself use lo in both hooks.
 
-const tablePrefix = "gridwire_"
-
 // guardTables are the tables of both families.
 func guardTables(iface string) (out []*nftables.Table) {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		out = append(out, &nftables.Table{Family: family, Name: tablePrefix + iface})
+		out = append(out, &nftables.Table{Family: family, Name: nft.Prefix + iface})
 	}
 	return out
 }
@@ -101,9 +99,7 @@ func (g guard) set() error {
 		return guardError(g.iface, err)
 	}
 	for _, table := range guardTables(g.iface) {
-		c.AddTable(table) // so that there is one to delete
-		c.DelTable(table)
-		c.AddTable(table)
+		nft.Replace(c, table)
 		r := &ruleset{Conn: c, guard: g.of(table.Family), table: table, index: link.Index}
 		if err := r.addInside(); err != nil {
 			return guardError(g.iface, err)

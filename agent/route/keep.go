@@ -95,12 +95,8 @@ func mend(r *Router) (what []string, err error) {
 
 // lacksTable reports whether one of them is not there.
 func lacksTable(tables ...*nftables.Table) (bool, error) {
-	for _, t := range tables {
-		if there, err := nft.Has(t); err != nil || !there {
-			return err == nil, err
-		}
-	}
-	return false, nil
+	there, err := nft.Has(tables...)
+	return err == nil && !there, err
 }
 
 // lacksRules reports whether one of the rules is not there. Of a family that this kernel does not have, none is.

@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/gridwire/gridwire/agent/nft"
 )
 
 // Left is what agents that were killed have left of this package's: tables and rules of interfaces that are not there any more. An agent makes
@@ -43,7 +45,7 @@ func FindLeft() (Left, error) {
 		}
 	}
 	alive := func(i net.Interface, table string) bool {
-		return table == tablePrefix+i.Name || table == mssTable(i.Name).Name
+		return table == nft.Prefix+i.Name || table == mssTable(i.Name).Name
 	}
 	for _, t := range tables {
 		if !slices.ContainsFunc(all, func(i net.Interface) bool { return alive(i, t.Name) }) {
@@ -54,26 +56,12 @@ func FindLeft() (Left, error) {
 }
 
 // ourTables are this package's tables of all interfaces.
-func ourTables() (out []*nftables.Table, err error) {
-	c, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
+func ourTables() ([]*nftables.Table, error) {
+	tables, err := nft.Ours()
+	if errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("list nftables: %s: %w", needNetAdmin, unix.EPERM)
 	}
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		tables, err := c.ListTablesOfFamily(family)
-		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("list nftables: %s: %w", needNetAdmin, err)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list nftables: %w", err)
-		}
-		for _, t := range tables {
-			if strings.HasPrefix(t.Name, tablePrefix) && !strings.HasSuffix(t.Name, "_workloads") {
-				out = append(out, t)
-			}
-		}
-	}
-	return out, nil
+	return slices.DeleteFunc(tables, func(t *nftables.Table) bool { return strings.HasSuffix(t.Name, "_workloads") }), err
 }
 
 // ourRules recognises our rules by what their numbers say of each other, whatever the interface was called.
@@ -135,7 +123,7 @@ func (l Left) What() (out []string) {
 // Interfaces are those of which there are tables.
 func (l Left) Interfaces() (out []string) {
 	for _, t := range l.tables {
-		name := strings.TrimPrefix(t.Name, tablePrefix)
+		name := strings.TrimPrefix(t.Name, nft.Prefix)
 		if !strings.HasSuffix(name, "_mss") && !slices.Contains(out, name) {
 			out = append(out, name)
 		}

@@ -26,7 +26,7 @@ import (
 // nothing never come here.
 
 func mssTable(iface string) *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyINet, Name: tablePrefix + iface + "_mss"}
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: nft.Prefix + iface + "_mss"}
 }
 
 // clampMSS puts the table in place of any earlier one of this interface, in one transaction.
@@ -36,9 +36,7 @@ func clampMSS(iface string) error {
 		return mssError(iface, err)
 	}
 	table := mssTable(iface)
-	c.AddTable(table) // so that there is one to delete
-	c.DelTable(table)
-	c.AddTable(table)
+	nft.Replace(c, table)
 	chain := c.AddChain(&nftables.Chain{
 		Table: table, Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityMangle,
 	})

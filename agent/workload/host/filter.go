@@ -48,7 +48,7 @@ import (
 // the leak guard, which lets workloads' interfaces through. "pass" keeps this machine from being a router to its LAN and the internet for
 // whoever is root in a namespace, and its LAN from reaching workloads by their routed IPv4 addresses around the mesh.
 func filterTable(iface string) *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "gridwire_" + iface + "_workloads"}
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: nft.Prefix + iface + "_workloads"}
 }
 
 // filter collects one transaction.
@@ -64,9 +64,7 @@ func setFilter(iface string, overlay netip.Prefix, w workload.Wiring) error {
 		return filterError(iface, err)
 	}
 	f := filter{c: c, table: filterTable(iface)}
-	c.AddTable(f.table) // so that there is one to delete
-	c.DelTable(f.table)
-	c.AddTable(f.table)
+	nft.Replace(c, f.table)
 	attached, err := f.names("attached", slices.Collect(maps.Keys(w.Attached)))
 	if err != nil {
 		return filterError(iface, err)

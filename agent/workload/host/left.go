@@ -5,22 +5,18 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
+	"github.com/gridwire/gridwire/agent/nft"
 	"github.com/gridwire/gridwire/agent/workload"
 )
 
 // Left returns the interfaces whose table of what workloads may send has outlived them and every workload: as long as one is attached, its
 // interface stays, and the table with it.
 func Left() ([]string, error) {
-	c, err := nftables.New()
+	tables, err := nft.Ours()
 	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
-	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
+		return nil, err
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -28,12 +24,11 @@ func Left() ([]string, error) {
 	}
 	var out []string
 	for _, t := range tables {
-		name, ours := strings.CutPrefix(t.Name, "gridwire_")
-		name, whole := strings.CutSuffix(name, "_workloads")
+		name, whole := strings.CutSuffix(strings.TrimPrefix(t.Name, nft.Prefix), "_workloads")
 		used := func(l netlink.Link) bool {
 			return l.Attrs().Name == name || strings.HasPrefix(l.Attrs().Name, workload.InterfacePrefix(name))
 		}
-		if ours && whole && !slices.ContainsFunc(links, used) {
+		if whole && !slices.ContainsFunc(links, used) {
 			out = append(out, name)
 		}
 	}
