@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/gridwire/gridwire/agent/tunnel"
 	"github.com/gridwire/gridwire/mesh"
 	"github.com/gridwire/gridwire/mesh/wire"
 	"github.com/gridwire/gridwire/nat"
@@ -21,7 +22,7 @@ import (
 const (
 	silence        = 600 * time.Millisecond // sent, and heard nothing for so long: probe; what counters do not tell makes it up to 1 s
 	countBusy      = 200 * time.Millisecond // between readings of the tunnel's counters while there is traffic or doubt
-	countIdle      = 2 * time.Second        // otherwise, when no packet passes
+	countIdle      = tunnel.RestInterval    // otherwise, when no packet passes
 	probeInterval  = 250 * time.Millisecond // while in doubt
 	probeMisses    = 3                      // then the path is dead
 	staleAfter     = 180 * time.Second      // WireGuard's Reject-After-Time: without traffic the session is gone, the link is idle

@@ -182,7 +182,7 @@ func (r *Runner) nextCount(now time.Time) (at time.Time, packet <-chan struct{})
 	if r.cfg.Passed() != r.reading.passed { // before it was asked for
 		return now.Add(countBusy), nil
 	}
-	return now.Truncate(countIdle).Add(countIdle), packet // a full interval of the clock, as the agent's other rare looks
+	return tunnel.NextRest(now), packet
 }
 
 // count tells the core the tunnel's counters: those of before if nothing has passed since. Reading them was a third of what an idle agent

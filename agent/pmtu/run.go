@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gridwire/gridwire/agent/links"
+	"github.com/gridwire/gridwire/agent/tunnel"
 	"github.com/gridwire/gridwire/mesh"
 )
 
@@ -19,7 +20,7 @@ import (
 // of them came together spent a third of its processor time on that.
 const (
 	readBusy = 200 * time.Millisecond
-	readIdle = 2 * time.Second
+	readIdle = tunnel.RestInterval
 	restFor  = 10 * time.Second
 	some     = 8
 	many     = 50
@@ -113,7 +114,10 @@ func (r *Runner) loop(ctx context.Context) {
 			if n >= many || !rested && n >= some {
 				busy, rested = now, false
 			}
-			look.Reset(untilLook(now, rested))
+			look.Reset(readBusy)
+			if rested {
+				look.Reset(tunnel.NextRest(now).Sub(now))
+			}
 			if n >= some || n > 0 && !rested {
 				r.readLinks(ctx)
 			}
@@ -126,14 +130,6 @@ func (r *Runner) loop(ctx context.Context) {
 			timer.Reset(max(time.Until(next), time.Millisecond))
 		}
 	}
-}
-
-// untilLook is the time to the next look. A rested agent's is at a full interval of the clock, where its other rare looks are.
-func untilLook(now time.Time, rested bool) time.Duration {
-	if !rested {
-		return readBusy
-	}
-	return now.Truncate(readIdle).Add(readIdle).Sub(now)
 }
 
 // readLinks looks at the links; those that came up are taken for new paths.

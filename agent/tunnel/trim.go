@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	trimInterval = 2 * time.Second
+	trimInterval = RestInterval
 	// trimQuiet is how long traffic must have been low before memory is given back: long enough for a pause between two downloads,
 	// because getting 150 MB back from the system, page by page, costs 2 % of the processor time of the seconds that follow (measured).
 	trimQuiet = 10 * time.Second
@@ -36,11 +36,12 @@ type trimmer struct {
 	quietSince time.Time
 }
 
-// untilTick is the time to the next full interval of the clock: what else an idle agent looks at now and then is looked at in the same moment,
-// because it is waking up that costs.
-func untilTick(now time.Time) time.Duration {
-	return now.Truncate(trimInterval).Add(trimInterval).Sub(now)
-}
+// RestInterval is between two looks at what an idle agent looks at now and then, and NextRest says when the next one is: at a full interval of
+// the clock, so that all of them come in the same moment, because it is waking up that costs.
+const RestInterval = 2 * time.Second
+
+// NextRest returns the first full interval of the clock after now.
+func NextRest(now time.Time) time.Time { return now.Truncate(RestInterval).Add(RestInterval) }
 
 // step takes the count of packets so far and reports whether to trim now.
 func (t *trimmer) step(packets uint64, now time.Time) bool {

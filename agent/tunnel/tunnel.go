@@ -147,7 +147,7 @@ func bindError(c Config, err error) error {
 // Run gives memory back after bursts and keeps the UAPI socket in its place. It returns nil when ctx ends or Close is called, and an
 // error when the interface was taken away. It does not close the tunnel.
 func (t *Tunnel) Run(ctx context.Context) error {
-	tick := time.NewTimer(untilTick(time.Now()))
+	tick := time.NewTimer(time.Until(NextRest(time.Now())))
 	defer tick.Stop()
 	settled := time.NewTimer(settleAfter)
 	defer settled.Stop()
@@ -180,7 +180,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			}
 			t.tun.lookAtMTU()
 			lost = t.guardSocket(lost)
-			tick.Reset(untilTick(time.Now()))
+			tick.Reset(time.Until(NextRest(time.Now())))
 		}
 	}
 }
